@@ -1,0 +1,190 @@
+"""What a request may hold: its structs, and how its body is read and refused."""
+
+import asyncio
+import json
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from replies import Problem, invalid
+
+MAX_BODY = 256 * 1024
+BODY_SECONDS = 10.0
+MAX_ID = 2**63 - 1
+
+# Spelt out, since engines of regular expressions differ over \s.
+WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+NO_NUL = "^[^\x00]*$"
+NOT_BLANK = f"^[^\x00]*[^\x00{WHITE_SPACE}][^\x00]*$"
+
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NOT_BLANK)]
+Address = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
+Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True):
+    """A JSON object; a field it does not know is a fault and not a typing error."""
+
+
+class NewCustomer(Body):
+    """A customer to record."""
+
+    name: Name
+    address: Address
+
+
+class NewPurchase(Body):
+    """A purchase to record, or all of one that is to be changed."""
+
+    purchase_name: Name
+    quantity: Quantity
+
+
+class PurchaseChanges(Body):
+    """What is to be changed of a purchase."""
+
+    purchase_name: Name | UnsetType = UNSET
+    quantity: Quantity | UnsetType = UNSET
+
+
+class Deletion(Body):
+    """Which of a customer's purchases to delete: all, or those that are named."""
+
+    delete_all: bool | UnsetType = UNSET
+    purchase_ids: Annotated[list[Id], Meta(max_length=10_000)] | UnsetType = UNSET
+
+
+B = TypeVar("B", bound=Body)
+
+DECODERS: dict[type[Body], msgspec.json.Decoder[Any]] = {
+    body: msgspec.json.Decoder(body)
+    for body in (NewCustomer, NewPurchase, PurchaseChanges, Deletion)
+}
+
+
+async def read(request: web.Request, merge_patch: bool = False) -> bytes:
+    """Return the body of a request. Problem 408, 413 or 415."""
+    if request.headers.get("Content-Type") != "application/json":
+        _check_type(request, merge_patch)
+    if "Content-Encoding" in request.headers:
+        raise Problem(415, "A body must come without a Content-Encoding.")
+    if (request.content_length or 0) > MAX_BODY:
+        raise Problem(413, f"A body holds at most {MAX_BODY} bytes.")
+    content = request.content
+    if content.is_eof():
+        return _bounded(content.read_nowait(-1))
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            chunks = bytearray()
+            while chunk := await content.readany():
+                chunks += _bounded(chunk, len(chunks))
+            return bytes(chunks)
+    except TimeoutError:
+        detail = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
+        raise Problem(408, detail, headers={"Connection": "close"}) from None
+    except web.RequestPayloadError:
+        raise Problem(400, "The body is not framed as HTTP/1.1 has it.") from None
+
+
+def _bounded(chunk: bytes, before: int = 0) -> bytes:
+    if before + len(chunk) > MAX_BODY:
+        raise Problem(413, f"A body holds at most {MAX_BODY} bytes.")
+    return chunk
+
+
+def _check_type(request: web.Request, merge_patch: bool) -> None:
+    # RFC 9110, section 8.3.1: type and parameter names ignore case
+    accepted = {"application/json"} | (
+        {"application/merge-patch+json"} if merge_patch else set()
+    )
+    written = request.headers.get("Content-Type", "")
+    _, _, parameters = written.partition(";")
+    charset = parameters.strip().lower().replace('"', "") or "charset=utf-8"
+    if (
+        request.content_type not in accepted
+        or not written
+        or charset != "charset=utf-8"
+    ):
+        raise Problem(415, f"Content-Type must be {' or '.join(sorted(accepted))}.")
+
+
+def decode(text: bytes, body: type[B]) -> B:
+    """Return the struct that a JSON text holds. Problem 400, or 422 with all faults."""
+    try:
+        decoded: B = DECODERS[body].decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return convert(parse(text), body)
+    return decoded
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """Return the fields of a JSON object. Problem 400, or 422 for another value.
+
+    Used for what the decoder refused: msgspec stops at the first fault, and takes a
+    lone surrogate for broken JSON.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError:
+        raise Problem(400, "The body is not UTF-8.") from None
+    except (ValueError, RecursionError):
+        raise Problem(400, "The body is not JSON.") from None
+    if not isinstance(value, dict):
+        raise invalid(("", "Expected an object."))
+    return value
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to read more than some thousand digits; no bound here needs them.
+    return int(digits[:40])
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are not JSON: RFC 8259, section 6
+
+
+def convert(fields: dict[str, Any], body: type[B]) -> B:
+    """Return the struct that the fields make. Problem 422 with all faults."""
+    faults: list[tuple[str, str]] = []
+    values: dict[str, Any] = {}
+    known = {field.name: field for field in msgspec.structs.fields(body)}
+    for name, value in fields.items():
+        pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
+        if name not in known:
+            faults.append((_printable(pointer), "There is no such field."))
+            continue
+        try:
+            values[name] = msgspec.convert(_strict(value), known[name].type)
+        except (msgspec.ValidationError, UnicodeEncodeError) as exc:
+            faults.append(_fault(pointer, exc))
+    for name, field in known.items():
+        if field.required and name not in fields:
+            faults.append((f"/{name}", "It is missing."))
+    if faults:
+        raise invalid(*faults)
+    return body(**values)
+
+
+def _strict(value: object) -> object:
+    if isinstance(value, str):
+        value.encode()  # a lone surrogate cannot be stored: RFC 8259, section 8.2
+    return value
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _fault(pointer: str, exc: Exception) -> tuple[str, str]:
+    if isinstance(exc, UnicodeEncodeError):
+        return pointer, "A lone surrogate is not text."
+    message, _, place = str(exc).partition(" - at `$[")
+    if " matching regex " in message:
+        message = "Expected text without U+0000, and not only white space"
+    index = place.removesuffix("]`")
+    return (f"{pointer}/{index}" if index else pointer), message.replace("`", "") + "."

@@ -1,0 +1,453 @@
+"""The SQLite engine: one lane that writes, two that read, over aiosqlite."""
+
+import asyncio
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from functools import partial
+from math import ceil
+from pathlib import Path
+from types import ModuleType
+from time import monotonic
+from typing import Any, NamedTuple, TypeVarTuple
+
+import aiosqlite
+
+import db
+from db import Row, T, Unit
+
+try:
+    from pysqlite3 import dbapi2
+
+    driver: ModuleType = dbapi2
+except ImportError:  # no wheel for this platform: Python's own SQLite serves
+    driver = sqlite3
+
+Ts = TypeVarTuple("Ts")
+
+VERSION: tuple[int, int, int] = driver.sqlite_version_info
+WAL_RESET_FIXED = (
+    VERSION >= (3, 51, 3)
+    or (3, 50, 7) <= VERSION < (3, 51)
+    or (3, 44, 6) <= VERSION < (3, 45)
+)
+"""False where two writing connections can corrupt (sqlite.org/wal.html#walresetbug)."""
+
+BUSY_SECONDS = 2.0
+"""How long a unit waits for another process that holds the database."""
+QUEUE_SECONDS = 1.0
+"""The estimated wait past which a lane takes no more units."""
+TURN_SECONDS = 5.0
+"""How long a unit waits for its turn before it is dropped."""
+BATCH_SECONDS = 15.0
+"""How long a batch may run before it is interrupted."""
+RECHECK_SECONDS = 5.0
+"""How long after a failed check of the database the next may follow."""
+BATCH_UNITS = 256
+"""The most units in one transaction, so that the first is not held up by the last."""
+
+PRAGMAS = f"""
+PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)};
+PRAGMA foreign_keys = ON;
+PRAGMA synchronous = FULL;
+PRAGMA trusted_schema = OFF;
+PRAGMA cell_size_check = ON;
+PRAGMA journal_size_limit = 67108864;
+"""
+
+# sqlite.org/rescode.html: primary codes, the low byte of the extended ones
+BUSY, LOCKED, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = (
+    *(5, 6, 8, 9, 10, 11, 13, 14, 26),
+)
+TROUBLES = {
+    BUSY: "the database is locked by another process",
+    LOCKED: "the database is locked by another process",
+    READONLY: "the database is read-only",
+    INTERRUPT: f"it took longer than {BATCH_SECONDS:.0f} seconds",
+    IOERR: "the disk failed to read or write",
+    CORRUPT: "the database is damaged",
+    CANTOPEN: "the database file cannot be opened",
+    NOTADB: "the database is damaged",
+}
+UNCERTAIN = {IOERR, CORRUPT, CANTOPEN, NOTADB}
+"""After these nothing is known of the database until it was opened and checked anew."""
+
+
+def code_of(exc: BaseException) -> int:
+    """Return the primary result code of an error of the driver, 0 of any other."""
+    code: int = getattr(exc, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+class Health:
+    """What the lanes of one engine know of their database: its trouble, or None."""
+
+    trouble: str | None = None
+    checked = -RECHECK_SECONDS
+
+    def translated(self, exc: Exception) -> Exception:
+        """Return what an error of the driver means to the caller, and note trouble."""
+        code = code_of(exc)
+        if code in UNCERTAIN:
+            self.trouble = TROUBLES[code]
+        if code == FULL:
+            return db.DiskFullError("the disk is full")
+        return db.UnavailableError(TROUBLES[code]) if code in TROUBLES else exc
+
+
+class Job(NamedTuple):
+    """A unit of work that waits for its turn, until `deadline` on the loop's clock."""
+
+    question: Callable[..., Unit[Any]]
+    args: tuple[Any, ...]
+    future: asyncio.Future[Any]
+    deadline: float
+
+
+class Lane(aiosqlite.Connection):
+    """A connection that runs units of work in batches, one hop to its thread each."""
+
+    begin = "BEGIN"
+
+    def __init__(self, path: Path, health: Health) -> None:
+        super().__init__(partial(self.open, path), iter_chunk_size=64)
+        self.path = path
+        self.health = health
+        self.waiting: deque[Job] = deque()
+        self.batch_seconds = 0.0
+        self._turn: asyncio.Task[None] | None = None
+
+    def open(self, path: Path) -> Any:
+        """Return a connection of the driver, set up for this lane."""
+        connection = driver.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+        )
+        connection.executescript(PRAGMAS)
+        return connection
+
+    def submit(
+        self, question: Callable[[*Ts], Unit[T]], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """Put a unit in the queue. OverloadedError when it would wait too long."""
+        if self.waiting:
+            wait = self.batch_seconds * (1 + len(self.waiting) // BATCH_UNITS)
+            if wait > QUEUE_SECONDS:
+                raise db.OverloadedError("too many requests are waiting", ceil(wait))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self.waiting.append(Job(question, args, future, loop.time() + TURN_SECONDS))
+        if self._turn is None:
+            self._turn = loop.create_task(self._take_turns())
+        return future
+
+    async def _take_turns(self) -> None:
+        loop = asyncio.get_running_loop()
+        while jobs := self._next_batch(loop.time()):
+            began = loop.time()
+            watchdog = loop.call_later(BATCH_SECONDS, self._conn.interrupt)
+            try:
+                outcomes = await self._execute(self.run, jobs)
+            except Exception as exc:
+                outcomes = [exc for _ in jobs]
+            finally:
+                watchdog.cancel()
+            self.batch_seconds = (self.batch_seconds + loop.time() - began) / 2
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                _settle(job.future, outcome)
+        self._turn = None
+
+    def _next_batch(self, time: float) -> list[Job]:
+        jobs: list[Job] = []
+        while self.waiting and len(jobs) < BATCH_UNITS:
+            job = self.waiting.popleft()
+            if job.deadline < time:
+                _settle(
+                    job.future, db.UnavailableError("it waited too long for its turn")
+                )
+            elif not job.future.done():  # done: its caller went away
+                jobs.append(job)
+        return jobs
+
+    def run(self, jobs: list[Job]) -> list[Any]:
+        """Run a batch on the lane's thread; an outcome is a value or an exception."""
+        try:
+            return self.transact(jobs)
+        except Exception as exc:
+            self.roll_back()
+            return [self.health.translated(exc) for _ in jobs]
+
+    def transact(self, jobs: list[Job], careful: bool = False) -> list[Any]:
+        """Run a batch in one transaction.
+
+        Savepoints are costly and failures are rare: a unit that changed something and
+        then failed sends the batch round again, carefully, each unit in a savepoint.
+        """
+        connection = self._conn
+        connection.execute(self.begin)
+        outcomes: list[Any] = []
+        for job in jobs:
+            before = connection.total_changes
+            try:
+                if careful:
+                    connection.execute("SAVEPOINT unit")
+                outcomes.append(drive(connection, job.question(*job.args)))
+            except Exception as exc:
+                if not connection.in_transaction:  # SQLite undid all of it
+                    raise
+                if careful:
+                    connection.execute("ROLLBACK TO unit")
+                elif connection.total_changes != before:
+                    connection.execute("ROLLBACK")
+                    return self.transact(jobs, careful=True)
+                outcomes.append(self.health.translated(exc))
+            if careful:
+                connection.execute("RELEASE unit")
+        connection.execute("COMMIT")
+        return outcomes
+
+    def roll_back(self) -> None:
+        """End the transaction, if there still is one, and change nothing."""
+        with suppress(driver.Error):
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
+
+    async def close(self) -> None:
+        """Finish the units that were accepted, then close the connection."""
+        if self._turn is not None:
+            await asyncio.wait([self._turn])
+        await super().close()
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def drive(connection: Any, unit: Generator[tuple[str, Row], list[Row], T]) -> T:
+    """Run one unit of work: send it the rows of each statement it yields."""
+    try:
+        sql, parameters = next(unit)
+        while True:
+            rows = connection.execute(sql, parameters).fetchall()
+            sql, parameters = unit.send(rows)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+class ReadingLane(Lane):
+    """A lane that can change nothing."""
+
+    def open(self, path: Path) -> Any:
+        """Return a connection that SQLite keeps from writing."""
+        connection = super().open(path)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+
+class WritingLane(Lane):
+    """The one lane that writes: a batch is one commit, and acknowledged after it."""
+
+    begin = "BEGIN IMMEDIATE"
+
+    def __init__(self, path: Path, health: Health) -> None:
+        super().__init__(path, health)
+        self.commits = 0
+        self.units = 0
+
+    def open(self, path: Path) -> Any:
+        """Return a connection in WAL mode, and note which files it has open."""
+        connection = super().open(path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")  # makes the WAL file
+        connection.execute("ROLLBACK")
+        self.files = self.files_now()
+        return connection
+
+    def files_now(self) -> tuple[tuple[int, int], ...]:
+        """Return device and inode of the database and its WAL. OSError."""
+        status = (os.stat(self.path), os.stat(f"{self.path}-wal"))
+        return tuple((file.st_dev, file.st_ino) for file in status)
+
+    def verify_files(self) -> None:
+        """Raise UnavailableError where a commit would go to a file nobody can find."""
+        try:
+            same = self.files_now() == self.files
+        except OSError:
+            same = False
+        if not same:
+            raise db.UnavailableError("the database file was deleted or replaced")
+
+    def transact(self, jobs: list[Job], careful: bool = False) -> list[Any]:
+        """Run a batch and commit it, in files that are still in their places."""
+        if self.health.trouble is not None:
+            self.reopen()
+        self.verify_files()
+        outcomes = super().transact(jobs, careful)
+        self.verify_files()
+        self.commits += 1
+        self.units += len(jobs)
+        return outcomes
+
+    def reopen(self) -> None:
+        """Open and check the database anew after an error that left it unknown."""
+        if monotonic() - self.health.checked < RECHECK_SECONDS:
+            raise db.UnavailableError(self.health.trouble)
+        self.health.checked = monotonic()
+        with suppress(driver.Error):
+            self._conn.close()
+        self._connection = self.open(self.path)
+        found = self._conn.execute("PRAGMA quick_check(1)").fetchall()
+        if found != [("ok",)]:
+            raise db.UnavailableError(TROUBLES[CORRUPT])
+        self.health.trouble = None
+
+
+class Engine:
+    """A SQLite database: units of work on a writing lane and two reading lanes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        health = Health()
+        self.writer = WritingLane(path, health)
+        self.reader = ReadingLane(path, health)
+        self.scanner = ReadingLane(
+            path, health
+        )  # long lists do not hold up short reads
+        self.read = self.reader.submit
+        self.scan = self.scanner.submit
+        self.write = self.writer.submit
+        self.name = f"SQLite {driver.sqlite_version} ({driver.__name__.split('.')[0]})"
+
+    async def check(self) -> None:
+        """Try to read and to begin writing. UnavailableError says what is wrong."""
+        await self.write(db.read_anything)
+        await self.read(db.read_anything)
+
+    async def close(self) -> None:
+        """Close the lanes; the writer last, for the last one out checkpoints."""
+        for lane in (self.scanner, self.reader, self.writer):
+            await lane.close()
+
+
+async def connect(path: Path) -> Engine:
+    """Open the lanes on a database that `make` has made or found well."""
+    engine = Engine(path)
+    for lane in (engine.writer, engine.reader, engine.scanner):
+        await lane
+    return engine
+
+
+def path_of(url: str) -> Path:
+    """Return the file that `sqlite:///relative` or `sqlite:////absolute` names."""
+    name = url.removeprefix("sqlite:///")
+    if name == url or not name or name == ":memory:":
+        raise db.RefusedError("DATABASE_URL names no file: sqlite:///NAME does")
+    return Path(name)
+
+
+# Making, adopting and migrating
+
+
+def make(path: Path) -> None:
+    """Create the database, or bring the one that is there up to date. RefusedError.
+
+    A file that is refused stays as it was, byte for byte.
+    """
+    try:
+        if os.path.lexists(path):
+            _migrate(path, described=_recognise(path))
+        else:
+            _create(path)
+    except driver.Error as exc:
+        reason = TROUBLES.get(code_of(exc), "SQLite refuses it")
+        raise db.RefusedError(f"{path}: {reason}") from exc
+    except OSError as exc:
+        raise db.RefusedError(f"{path}: {exc.strerror}") from exc
+
+
+def _create(path: Path) -> None:
+    # Made under another name first: whoever finds the file finds it whole.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        _migrate(draft, described=False)
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _recognise(path: Path) -> bool:
+    """Return whether the file is the described server's, not ours. RefusedError."""
+    if not path.is_file():
+        raise db.RefusedError(f"{path}: not a file")
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+        raise db.RefusedError(f"{path}: not a SQLite database")
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise db.RefusedError(f"{path}: the file or its folder cannot be written")
+    # sqlite.org/fileformat.html#application_id
+    application_id = int.from_bytes(header[68:72], "big")
+    with closing(
+        driver.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    ) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application_id == db.APPLICATION_ID:
+            if version > len(db.MIGRATIONS):
+                raise db.RefusedError(f"{path}: made by a newer version of this server")
+            return False
+        if application_id or version or _columns(connection) != db.DESCRIBED_COLUMNS:
+            raise db.RefusedError(f"{path}: the database of another program")
+    return True
+
+
+def _columns(connection: Any) -> dict[str, set[str]]:
+    names = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type != 'index' AND name != ?",
+        ("sqlite_sequence",),
+    ).fetchall()
+    select = "SELECT name FROM pragma_table_info(?)"
+    return {
+        name: {row[0] for row in connection.execute(select, (name,))}
+        for (name,) in names
+    }
+
+
+def _migrate(path: Path, described: bool) -> None:
+    """Bring a database to the newest version in one transaction."""
+    with closing(driver.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == len(db.MIGRATIONS):
+            return
+        connection.create_function("canonical_time", 1, canonical_time)
+        connection.execute("BEGIN EXCLUSIVE")
+        first = db.ADOPTION if described else db.MIGRATIONS[0]
+        for script in (first, *db.MIGRATIONS[1:])[version:]:
+            for statement in script.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {db.APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(db.MIGRATIONS)}")
+        connection.execute("COMMIT")
+
+
+def canonical_time(text: object) -> str:
+    """Return a time of the described server as `db.now` writes it."""
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text or "1970-01-01 00:00:00.000000+00:00")
+    time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    return time.isoformat(" ", "microseconds")

@@ -29,11 +29,28 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     """A JSON object; a field it does not know is a fault and not a typing error."""
 
 
+class Changes(Body):
+    """What is to be changed of a row: at least one field."""
+
+    def __post_init__(self) -> None:
+        """Refuse an object without any field. ValueError."""
+        fields = self.__struct_fields__
+        if all(getattr(self, name) is UNSET for name in fields):
+            raise ValueError(f"Expected {' or '.join(fields)}.")
+
+
 class NewCustomer(Body):
     """A customer to record."""
 
     name: Name
     address: Address
+
+
+class CustomerChanges(Changes):
+    """What is to be changed of a customer."""
+
+    name: Name | UnsetType = UNSET
+    address: Address | UnsetType = UNSET
 
 
 class NewPurchase(Body):
@@ -43,7 +60,7 @@ class NewPurchase(Body):
     quantity: Quantity
 
 
-class PurchaseChanges(Body):
+class PurchaseChanges(Changes):
     """What is to be changed of a purchase."""
 
     purchase_name: Name | UnsetType = UNSET
@@ -61,8 +78,15 @@ B = TypeVar("B", bound=Body)
 
 DECODERS: dict[type[Body], msgspec.json.Decoder[Any]] = {
     body: msgspec.json.Decoder(body)
-    for body in (NewCustomer, NewPurchase, PurchaseChanges, Deletion)
+    for body in (NewCustomer, CustomerChanges, NewPurchase, PurchaseChanges)
 }
+
+V = TypeVar("V")
+
+
+def given(value: V | UnsetType) -> V | None:
+    """Return the value of a field, None where the body left it out."""
+    return None if isinstance(value, UnsetType) else value
 
 
 async def read(request: web.Request, merge_patch: bool = False) -> bytes:
@@ -167,7 +191,10 @@ def convert(fields: dict[str, Any], body: type[B]) -> B:
             faults.append((f"/{name}", "It is missing."))
     if faults:
         raise invalid(*faults)
-    return body(**values)
+    try:
+        return body(**values)
+    except ValueError as exc:
+        raise invalid(("", str(exc))) from None
 
 
 def _strict(value: object) -> object:

@@ -14,6 +14,7 @@ JSON = "application/json; charset=utf-8"
 PROBLEM = "application/problem+json"
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
 
 FIXED_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -46,6 +47,7 @@ class _DateLine:
 
 
 DATE = _DateLine()
+BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 
 class Reply(web.StreamResponse):
@@ -73,6 +75,20 @@ class Reply(web.StreamResponse):
         """Add headers to those that it has."""
         self.lines += _lines(headers)
 
+    def head(self, request_id: str, connection: str) -> bytes:
+        """Return the status line and the headers."""
+        length = (
+            "" if self.status in BODILESS else f"Content-Length: {len(self.body)}\r\n"
+        )
+        return (
+            f"HTTP/1.1{STATUS_LINES[self.status]}{DATE.at(time())}{self.lines}{length}"
+            f"{connection}X-Request-Id: {request_id}\r\n\r\n"
+        ).encode("latin-1")
+
+    def to_closed_connection(self) -> bytes:
+        """Return all of it, for a connection that is closed after it."""
+        return self.head("-", "Connection: close\r\n") + self.body
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write all of it. ConnectionResetError when the client has gone."""
         transport = request.transport
@@ -80,19 +96,13 @@ class Reply(web.StreamResponse):
             raise ConnectionResetError("the client has gone")
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
-        lines = self.lines
+        connection = ""
         if not self._keep_alive:
-            lines += "Connection: close\r\n"
+            connection = "Connection: close\r\n"
         elif request.version < (1, 1):
-            lines += "Connection: keep-alive\r\n"
-        if self.status != HTTPStatus.NO_CONTENT and self.status != 304:
-            lines += f"Content-Length: {len(self.body)}\r\n"
-        head = (
-            f"HTTP/1.1{STATUS_LINES[self.status]}{DATE.at(time())}{lines}"
-            f"X-Request-Id: {request.get(REQUEST_ID, '-')}\r\n\r\n"
-        ).encode("latin-1")
+            connection = "Connection: keep-alive\r\n"
+        head = self.head(request.get(REQUEST_ID, "-"), connection)
         transport.write(head if request.method == "HEAD" else head + self.body)
-        self._body_length = len(self.body)
         await request.writer.drain()
         return None
 

@@ -1,0 +1,68 @@
+"""What a request may depend on: entity tags and idempotency keys."""
+
+import re
+from hashlib import sha256
+
+import msgspec
+from aiohttp import web
+
+import db
+from replies import CALLER, ENCODER, Problem
+
+ENTITY_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([\x21-\x7e][\x20-\x7e]{0,254})')
+
+
+def entity_tag(version: int) -> str:
+    """Return the strong tag of a row at a version (RFC 9110, section 8.8.3)."""
+    return f'"{version}"'
+
+
+def _tags(request: web.Request, header: str) -> list[tuple[bool, str]] | None:
+    """Return the tags of a header, weak or not; None without it or for `*`."""
+    text = ",".join(request.headers.getall(header, ("*",)))
+    if text.strip() == "*":
+        return None
+    return [(bool(weak), tag) for weak, tag in ENTITY_TAG.findall(text)]
+
+
+def versions(request: web.Request) -> db.Versions:
+    """Return the versions that If-Match allows; a weak tag never matches (13.1.1)."""
+    if "If-Match" not in request.headers:
+        return None
+    tags = _tags(request, "If-Match")
+    if tags is None:
+        return None
+    return tuple(int(tag) for weak, tag in tags if not weak and _is_version(tag))
+
+
+def not_modified(request: web.Request, version: int) -> bool:
+    """Return whether If-None-Match names the version, weakly compared (13.1.2)."""
+    if "If-None-Match" not in request.headers:
+        return False
+    tags = _tags(request, "If-None-Match")
+    return tags is None or str(version) in (tag for _, tag in tags)
+
+
+def _is_version(tag: str) -> bool:
+    return tag.isascii() and tag.isdecimal() and len(tag) <= 19 and tag[0] != "0"
+
+
+def idempotency_key(request: web.Request, body: msgspec.Struct) -> db.Key | None:
+    """Return the key of a request, None without one. Problem 422 for another text."""
+    texts = request.headers.getall("Idempotency-Key", ())
+    if not texts:
+        return None
+    match = KEY.fullmatch(texts[0].strip())
+    if match is None or len(texts) > 1:
+        raise Problem(
+            422, "Idempotency-Key must be 1 to 255 printable ASCII characters."
+        )
+    fingerprint = sha256(ENCODER.encode(body)).hexdigest()
+    return db.Key(
+        request.get(CALLER, ""),
+        request.method,
+        request.path,
+        match[1] or match[2],
+        fingerprint,
+    )

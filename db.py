@@ -6,14 +6,17 @@ whole or not at all, and may run it again from the start, so a question depends 
 nothing but its arguments and the rows.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Row = tuple[Any, ...]
 Unit = Generator[tuple[str, Row], list[Row], T]
+Versions = tuple[int, ...] | None
+"""The versions a caller allows a row to have, None for any."""
 
 
 # Records
@@ -48,9 +51,33 @@ class Page(NamedTuple):
     after: int | None
 
 
-def now() -> str:
+class Key(NamedTuple):
+    """An idempotency key in its scope, with what identifies the request."""
+
+    caller: str
+    method: str
+    path: str
+    key: str
+    fingerprint: str
+
+
+class Answer(NamedTuple):
+    """The first answer to a request with an idempotency key."""
+
+    status: int
+    location: str
+    etag: str
+    body: str
+    customer_id: int
+    replayed: bool = False
+
+
+def now(seconds_ago: float = 0) -> str:
     """Return the time in UTC, always with six fractional digits."""
-    return datetime.now(UTC).isoformat(" ", "microseconds")
+    time = datetime.now(UTC)
+    if seconds_ago:
+        time -= timedelta(seconds=seconds_ago)
+    return time.isoformat(" ", "microseconds")
 
 
 # Errors
@@ -62,6 +89,10 @@ class NotFoundError(Exception):
 
 class PreconditionFailedError(Exception):
     """The row is not at a version that the caller named."""
+
+
+class KeyReusedError(Exception):
+    """The idempotency key came before with another request."""
 
 
 class UnavailableError(Exception):
@@ -127,8 +158,74 @@ DROP TABLE described_purchases;
 """
 )
 
-MIGRATIONS = (TABLES,)
+VERSIONS_AND_KEYS = """
+ALTER TABLE customer ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE customer ADD COLUMN name_folded TEXT NOT NULL DEFAULT '';
+UPDATE customer SET name_folded = casefold(name);
+ALTER TABLE purchases ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+CREATE TABLE idempotency (
+    caller TEXT NOT NULL,
+    method TEXT NOT NULL,
+    path TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    created TEXT NOT NULL,
+    status INTEGER,
+    location TEXT,
+    etag TEXT,
+    body TEXT,
+    customer_id INTEGER,
+    PRIMARY KEY (caller, method, path, key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_created ON idempotency (created);
+CREATE INDEX idempotency_customer_id ON idempotency (customer_id);
+"""
+
+MIGRATIONS = (TABLES, VERSIONS_AND_KEYS)
 """Script n takes a database from `user_version` n to n + 1."""
+
+POSTGRES_TABLES = """
+CREATE TABLE customer_purchase_schema (version integer NOT NULL);
+INSERT INTO customer_purchase_schema (version) VALUES (0);
+CREATE TABLE customer (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    address text,
+    date_created timestamptz NOT NULL,
+    version bigint NOT NULL DEFAULT 1,
+    name_folded text NOT NULL
+);
+CREATE TABLE purchases (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    purchase_name text NOT NULL,
+    quantity bigint NOT NULL,
+    customer_id bigint NOT NULL,
+    date_created timestamptz NOT NULL,
+    last_updated timestamptz,
+    version bigint NOT NULL DEFAULT 1,
+    CONSTRAINT purchases_customer FOREIGN KEY (customer_id) REFERENCES customer (id)
+);
+CREATE INDEX purchases_customer_id ON purchases (customer_id, id);
+CREATE TABLE idempotency (
+    caller text COLLATE "C" NOT NULL,
+    method text COLLATE "C" NOT NULL,
+    path text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    fingerprint text NOT NULL,
+    created timestamptz NOT NULL,
+    status integer,
+    location text,
+    etag text,
+    body text,
+    customer_id bigint,
+    PRIMARY KEY (caller, method, path, key)
+);
+CREATE INDEX idempotency_created ON idempotency (created);
+CREATE INDEX idempotency_customer_id ON idempotency (customer_id);
+"""
+
+POSTGRES_MIGRATIONS = (POSTGRES_TABLES,)
+"""Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
 
 DESCRIBED_COLUMNS = {
     "customer": {"id", "name", "address", "date_created"},
@@ -143,45 +240,35 @@ DESCRIBED_COLUMNS = {
 }
 
 
-# Questions
+# Questions about customers
 
 INSERT_CUSTOMER = """
-INSERT INTO customer (name, address, date_created) VALUES (?, ?, ?) RETURNING id"""
+INSERT INTO customer (name, address, date_created, name_folded)
+VALUES (?, ?, ?, ?) RETURNING id"""
 SELECT_CUSTOMER = """
-SELECT id, name, address, date_created, 1 FROM customer WHERE id = ?"""
-INSERT_PURCHASE = """
-INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
-SELECT ?, ?, id, ? FROM customer WHERE id = ? RETURNING id"""
-PURCHASE_COLUMNS = """id, purchase_name, quantity, date_created, last_updated,
-    CAST(customer_id AS TEXT)"""
-SELECT_PURCHASES = f"""
-SELECT {PURCHASE_COLUMNS} FROM purchases WHERE id > ? ORDER BY id LIMIT ?"""
-SELECT_CUSTOMER_PURCHASES = """
-SELECT p.id, p.purchase_name, p.quantity, p.date_created, p.last_updated,
-    CAST(p.customer_id AS TEXT)
-FROM customer c LEFT JOIN purchases p ON p.customer_id = c.id AND p.id > ?
-WHERE c.id = ? ORDER BY p.id LIMIT ?"""
-SELECT_PURCHASE = f"""
-SELECT {PURCHASE_COLUMNS}, 1 FROM purchases WHERE id = ? AND customer_id = ?"""
-UPDATE_PURCHASE = f"""
-UPDATE purchases SET purchase_name = coalesce(?, purchase_name),
-    quantity = coalesce(?, quantity), last_updated = ?
-WHERE id = ? RETURNING {PURCHASE_COLUMNS}, 1"""
-COUNT_PURCHASES = """
-SELECT (SELECT count(*) FROM purchases p WHERE p.customer_id = c.id)
-FROM customer c WHERE c.id = ?"""
-DELETE_ALL_PURCHASES = """
-DELETE FROM purchases WHERE customer_id = ?"""
-DELETE_PURCHASES = """
-DELETE FROM purchases
-WHERE customer_id = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id"""
-SELECT_ONE = """
-SELECT id FROM customer LIMIT 1"""
+SELECT id, name, address, date_created, version FROM customer WHERE id = ?"""
+SELECT_CUSTOMER_VERSION = """
+SELECT version FROM customer WHERE id = ?"""
+UPDATE_CUSTOMER = """
+UPDATE customer SET name = coalesce(?, name), name_folded = coalesce(?, name_folded),
+    address = coalesce(?, address), version = version + 1
+WHERE id = ? RETURNING id, name, address, date_created, version"""
+DELETE_CUSTOMER = """
+DELETE FROM customer WHERE id = ?"""
+SELECT_SCAN_END = """
+SELECT max(id), count(*)
+FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ?) AS scan"""
+SELECT_CUSTOMERS = """
+SELECT id, name, address, date_created, version FROM customer
+WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ?"""
+
+SCAN_ROWS = 20_000
+"""The most customers that one unit looks at for a part of a name."""
 
 
 def add_customer(name: str, address: str, at: str) -> Unit[Customer]:
     """Record a customer."""
-    rows = yield INSERT_CUSTOMER, (name, address, at)
+    rows = yield INSERT_CUSTOMER, (name, address, at, name.casefold())
     return Customer(rows[0][0], name, address, at, 1)
 
 
@@ -191,6 +278,82 @@ def read_customer(customer_id: int) -> Unit[Customer]:
     if not rows:
         raise NotFoundError("customer", customer_id)
     return Customer(*rows[0])
+
+
+def find_customers(folded: str, after: int, limit: int) -> Unit[Page]:
+    """Return the customers whose case-folded name holds a text, a page of them."""
+    ends = yield SELECT_SCAN_END, (after, SCAN_ROWS)
+    end, looked_at = ends[0]
+    rows = yield SELECT_CUSTOMERS, (after, end, folded, limit)
+    if len(rows) == limit:
+        return Page(rows, rows[-1][0])
+    return Page(rows, end if looked_at == SCAN_ROWS else None)
+
+
+def update_customer(
+    customer_id: int, name: str | None, address: str | None, versions: Versions
+) -> Unit[Customer]:
+    """Change what is not None. NotFoundError, PreconditionFailedError."""
+    yield from _expect(versions, SELECT_CUSTOMER_VERSION, "customer", customer_id)
+    folded = None if name is None else name.casefold()
+    rows = yield UPDATE_CUSTOMER, (name, folded, address, customer_id)
+    if not rows:
+        raise NotFoundError("customer", customer_id)
+    return Customer(*rows[0])
+
+
+def erase_customer(customer_id: int, versions: Versions) -> Unit[int]:
+    """Delete a customer and all that refers to it; return how many purchases.
+
+    NotFoundError, PreconditionFailedError.
+    """
+    yield from _expect(versions, SELECT_CUSTOMER_VERSION, "customer", customer_id)
+    count = yield from delete_all_purchases(customer_id)
+    yield DELETE_CUSTOMER_KEYS, (customer_id,)
+    yield DELETE_CUSTOMER, (customer_id,)
+    return count
+
+
+def _expect(versions: Versions, select: str, what: str, number: int) -> Unit[None]:
+    """Look at the version of a row, where the caller named any."""
+    if versions is None:
+        return
+    rows = yield select, (number,)
+    if not rows:
+        raise NotFoundError(what, number)
+    if rows[0][0] not in versions:
+        raise PreconditionFailedError(what, number)
+
+
+# Questions about purchases
+
+PURCHASE_COLUMNS = """id, purchase_name, quantity, date_created, last_updated,
+    CAST(customer_id AS TEXT)"""
+INSERT_PURCHASE = """
+INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
+SELECT ?, ?, id, ? FROM customer WHERE id = ? RETURNING id"""
+SELECT_PURCHASES = f"""
+SELECT {PURCHASE_COLUMNS} FROM purchases WHERE id > ? ORDER BY id LIMIT ?"""
+SELECT_CUSTOMER_PURCHASES = """
+SELECT p.id, p.purchase_name, p.quantity, p.date_created, p.last_updated,
+    CAST(p.customer_id AS TEXT)
+FROM customer c LEFT JOIN purchases p ON p.customer_id = c.id AND p.id > ?
+WHERE c.id = ? ORDER BY p.id LIMIT ?"""
+SELECT_PURCHASE = f"""
+SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE id = ? AND customer_id = ?"""
+SELECT_PURCHASE_VERSION = """
+SELECT version FROM purchases WHERE id = ?"""
+UPDATE_PURCHASE = f"""
+UPDATE purchases SET purchase_name = coalesce(?, purchase_name),
+    quantity = coalesce(?, quantity), last_updated = ?, version = version + 1
+WHERE id = ? RETURNING {PURCHASE_COLUMNS}, version"""
+COUNT_PURCHASES = """
+SELECT count(*) FROM purchases WHERE customer_id = ?"""
+DELETE_ALL_PURCHASES = """
+DELETE FROM purchases WHERE customer_id = ?"""
+DELETE_PURCHASES = """
+DELETE FROM purchases
+WHERE customer_id = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id"""
 
 
 def add_purchase(
@@ -205,24 +368,18 @@ def add_purchase(
 
 def list_purchases(after: int, limit: int) -> Unit[Page]:
     """Return a page of everyone's purchases."""
-    rows = yield SELECT_PURCHASES, (after, limit + 1)
-    return _page(rows, limit)
+    rows = yield SELECT_PURCHASES, (after, limit)
+    return Page(rows, rows[-1][0] if len(rows) == limit else None)
 
 
 def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
     """Return a page of one customer's purchases. NotFoundError."""
-    rows = yield SELECT_CUSTOMER_PURCHASES, (after, customer_id, limit + 1)
+    rows = yield SELECT_CUSTOMER_PURCHASES, (after, customer_id, limit)
     if not rows:
         raise NotFoundError("customer", customer_id)
-    if rows[0][0] is None:  # the customer is there and has none
+    if rows[0][0] is None:  # the join's row for a customer without purchases
         return Page([], None)
-    return _page(rows, limit)
-
-
-def _page(rows: list[Row], limit: int) -> Page:
-    if len(rows) <= limit:
-        return Page(rows, None)
-    return Page(rows[:limit], rows[limit - 1][0])
+    return Page(rows, rows[-1][0] if len(rows) == limit else None)
 
 
 def read_purchase(customer_id: int, purchase_id: int) -> Unit[Purchase]:
@@ -234,9 +391,14 @@ def read_purchase(customer_id: int, purchase_id: int) -> Unit[Purchase]:
 
 
 def update_purchase(
-    purchase_id: int, purchase_name: str | None, quantity: int | None, at: str
+    purchase_id: int,
+    purchase_name: str | None,
+    quantity: int | None,
+    at: str,
+    versions: Versions,
 ) -> Unit[Purchase]:
-    """Change what is not None. NotFoundError."""
+    """Change what is not None. NotFoundError, PreconditionFailedError."""
+    yield from _expect(versions, SELECT_PURCHASE_VERSION, "purchase", purchase_id)
     rows = yield UPDATE_PURCHASE, (purchase_name, quantity, at, purchase_id)
     if not rows:
         raise NotFoundError("purchase", purchase_id)
@@ -245,29 +407,97 @@ def update_purchase(
 
 def delete_all_purchases(customer_id: int) -> Unit[int]:
     """Delete a customer's purchases and return how many there were. NotFoundError."""
-    rows = yield COUNT_PURCHASES, (customer_id,)
+    rows = yield SELECT_CUSTOMER_VERSION, (customer_id,)
     if not rows:
         raise NotFoundError("customer", customer_id)
+    rows = yield COUNT_PURCHASES, (customer_id,)
     yield DELETE_ALL_PURCHASES, (customer_id,)
     count: int = rows[0][0]
     return count
 
 
 def delete_purchases(customer_id: int, purchase_ids: list[int]) -> Unit[int]:
-    """Delete those of the purchases that are the customer's; return how many."""
-    rows = yield SELECT_CUSTOMER, (customer_id,)
+    """Delete those of the purchases that are the customer's; return how many.
+
+    NotFoundError when there is no such customer.
+    """
+    rows = yield SELECT_CUSTOMER_VERSION, (customer_id,)
     if not rows:
         raise NotFoundError("customer", customer_id)
     rows = yield DELETE_PURCHASES, (customer_id, str(purchase_ids))
     return len(rows)
 
 
+# Questions about idempotency keys
+
+SELECT_ANSWER = """
+SELECT fingerprint, status, location, etag, body, customer_id FROM idempotency
+WHERE caller = ? AND method = ? AND path = ? AND key = ? AND created > ?"""
+CLAIM_KEY = """
+INSERT INTO idempotency (caller, method, path, key, fingerprint, created)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (caller, method, path, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, created = excluded.created
+WHERE idempotency.created <= ? RETURNING key"""
+SAVE_ANSWER = """
+UPDATE idempotency SET status = ?, location = ?, etag = ?, body = ?, customer_id = ?
+WHERE caller = ? AND method = ? AND path = ? AND key = ?"""
+DELETE_OLD_KEYS = """
+DELETE FROM idempotency WHERE (caller, method, path, key) IN (
+    SELECT caller, method, path, key FROM idempotency WHERE created <= ? LIMIT ?
+) RETURNING key"""
+DELETE_CUSTOMER_KEYS = """
+DELETE FROM idempotency WHERE customer_id = ?"""
+
+KEY_SECONDS = 24 * 3600
+
+
+def once(
+    key: Key,
+    render: Callable[[T], Answer],
+    question: Callable[[*Ts], Unit[T]],
+    *args: *Ts,
+) -> Unit[Answer]:
+    """Run a unit and keep its answer with it; a later one with the key gets that.
+
+    KeyReusedError, and what the question raises; nothing is kept of a refusal.
+    """
+    scope, at, since = key[:4], now(), now(KEY_SECONDS)
+    rows = yield SELECT_ANSWER, (*scope, since)
+    if not rows:
+        claimed = yield CLAIM_KEY, (*key, at, since)
+        if claimed:
+            answer = render((yield from question(*args)))
+            yield SAVE_ANSWER, (*answer[:5], *scope)
+            return answer
+        # Another process was quicker, and has committed: its answer is there now.
+        rows = yield SELECT_ANSWER, (*scope, since)
+    if rows[0][0] != key.fingerprint:
+        raise KeyReusedError(key.key)
+    return Answer._make((*rows[0][1:], True))
+
+
+def forget_keys(limit: int) -> Unit[int]:
+    """Delete idempotency keys that are older than a day; return how many."""
+    rows = yield DELETE_OLD_KEYS, (now(KEY_SECONDS), limit)
+    return len(rows)
+
+
 def read_anything() -> Unit[None]:
     """Touch the customer table."""
-    yield SELECT_ONE, ()
+    yield SELECT_SCAN_END, (0, 1)
 
 
 # Engines
+
+
+class Measures(NamedTuple):
+    """What an engine has done and holds: units written, commits, queues, bytes."""
+
+    units: int
+    commits: int
+    waiting: dict[str, int]
+    size: int
 
 
 class Engine(Protocol):
@@ -287,6 +517,10 @@ class Engine(Protocol):
         """Run a question; once it returns, what it changed is on disk."""
         ...
 
+    def measures(self) -> Measures:
+        """Return what the metrics show."""
+        ...
+
     async def check(self) -> None:
         """Try the database. UnavailableError says what is wrong."""
         ...
@@ -296,8 +530,22 @@ class Engine(Protocol):
         ...
 
 
+def is_postgres(url: str) -> bool:
+    """Return whether a URL names a PostgreSQL database."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def without_password(url: str) -> str:
+    """Return a database URL as a log may show it."""
+    return re.sub(r"//[^@/]*@", "//", url)
+
+
 async def connect(url: str) -> Engine:
     """Open the database that a URL names. RefusedError."""
+    if is_postgres(url):
+        import postgres
+
+        return await postgres.connect(url)
     import sqlite
 
     return await sqlite.connect(sqlite.path_of(url))

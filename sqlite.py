@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from pathlib import Path
-from types import ModuleType
 from time import monotonic
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVarTuple
 
 import aiosqlite
@@ -149,7 +149,8 @@ class Lane(aiosqlite.Connection):
             began = loop.time()
             watchdog = loop.call_later(BATCH_SECONDS, self._conn.interrupt)
             try:
-                outcomes = await self._execute(self.run, jobs)
+                # aiosqlite's hop to its thread has no types
+                outcomes = await self._execute(self.run, jobs)  # type: ignore[no-untyped-call]
             except Exception as exc:
                 outcomes = [exc for _ in jobs]
             finally:
@@ -259,6 +260,7 @@ class WritingLane(Lane):
 
     def __init__(self, path: Path, health: Health) -> None:
         super().__init__(path, health)
+        self.wal = path.with_name(f"{path.name}-wal")
         self.commits = 0
         self.units = 0
 
@@ -273,7 +275,7 @@ class WritingLane(Lane):
 
     def files_now(self) -> tuple[tuple[int, int], ...]:
         """Return device and inode of the database and its WAL. OSError."""
-        status = (os.stat(self.path), os.stat(f"{self.path}-wal"))
+        status = (self.path.stat(), self.wal.stat())
         return tuple((file.st_dev, file.st_ino) for file in status)
 
     def verify_files(self) -> None:
@@ -325,6 +327,17 @@ class Engine:
         self.scan = self.scanner.submit
         self.write = self.writer.submit
         self.name = f"SQLite {driver.sqlite_version} ({driver.__name__.split('.')[0]})"
+
+    def measures(self) -> db.Measures:
+        """Return what the metrics show."""
+        lanes = {"write": self.writer, "read": self.reader, "scan": self.scanner}
+        waiting = {name: len(lane.waiting) for name, lane in lanes.items()}
+        size = sum(
+            file.stat().st_size
+            for file in (self.path, self.writer.wal)
+            if file.exists()
+        )
+        return db.Measures(self.writer.units, self.writer.commits, waiting, size)
 
     async def check(self) -> None:
         """Try to read and to begin writing. UnavailableError says what is wrong."""
@@ -383,9 +396,7 @@ def _create(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    _sync_folder(path.parent)
 
 
 def _recognise(path: Path) -> bool:
@@ -400,9 +411,7 @@ def _recognise(path: Path) -> bool:
         raise db.RefusedError(f"{path}: the file or its folder cannot be written")
     # sqlite.org/fileformat.html#application_id
     application_id = int.from_bytes(header[68:72], "big")
-    with closing(
-        driver.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    ) as connection:
+    with closing(_read_only(path)) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if application_id == db.APPLICATION_ID:
             if version > len(db.MIGRATIONS):
@@ -433,6 +442,7 @@ def _migrate(path: Path, described: bool) -> None:
         if version == len(db.MIGRATIONS):
             return
         connection.create_function("canonical_time", 1, canonical_time)
+        connection.create_function("casefold", 1, str.casefold)
         connection.execute("BEGIN EXCLUSIVE")
         first = db.ADOPTION if described else db.MIGRATIONS[0]
         for script in (first, *db.MIGRATIONS[1:])[version:]:
@@ -451,3 +461,43 @@ def canonical_time(text: object) -> str:
         return str(text or "1970-01-01 00:00:00.000000+00:00")
     time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
     return time.isoformat(" ", "microseconds")
+
+
+# Backups
+
+
+def backup(path: Path, destination: Path) -> None:
+    """Write a consistent copy of a database, also of one that is being served.
+
+    The copy is complete or absent, and only its owner may read it. RefusedError
+    when the destination exists. VACUUM INTO reads one snapshot
+    (sqlite.org/lang_vacuum.html), and a read-only connection does not checkpoint.
+    """
+    if not path.is_file() or _recognise(path):
+        raise db.RefusedError(f"{path}: not a database of this server")
+    if os.path.lexists(destination):
+        raise db.RefusedError(f"{destination}: already there")
+    draft = destination.with_name(f".{destination.name}.{os.getpid()}")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with closing(_read_only(path)) as connection:
+            connection.execute("VACUUM INTO ?", (str(draft),))
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        os.link(draft, destination)
+        _sync_folder(destination.parent)
+    except driver.Error as exc:
+        reason = TROUBLES.get(code_of(exc), str(exc))
+        raise db.RefusedError(f"no backup: {reason}") from exc
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read_only(path: Path) -> Any:
+    return driver.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    os.fsync(number)
+    os.close(number)

@@ -1,6 +1,7 @@
-"""What each URL means: one short handler a route, and the one table of routes."""
+"""What each URL means: reply structs, a short handler a route, the table of routes."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -9,32 +10,37 @@ from aiohttp import web
 
 import bodies
 import db
-from bodies import MAX_ID, Deletion, NewCustomer, NewPurchase, PurchaseChanges
-from replies import (
-    ENCODER,
-    FIXED_HEADERS,
-    JSON,
-    REQUEST_ID,
-    Problem,
-    Reply,
-    invalid,
-    ok,
+import lists
+from bodies import (
+    MAX_ID,
+    CustomerChanges,
+    Deletion,
+    NewCustomer,
+    NewPurchase,
+    PurchaseChanges,
 )
+from conditions import entity_tag, idempotency_key, not_modified, versions
+from replies import ENCODER, Problem, Reply, invalid, ok
 
 DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
+METRICS: web.AppKey[Callable[[], bytes]] = web.AppKey("metrics")
+PAGES: web.AppKey[dict[str, tuple[bytes, str]]] = web.AppKey("pages")
+"""The bodies and content types of /openapi.json, /docs and what the page loads."""
 
 VERSION = "1.0.0"
 PAGE = 500
-"""Rows that one hop to the database brings for a list without `limit`."""
-
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+"""How many rows one hop to the database brings for a list without `limit`."""
+MONTHS = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)  # strftime would ask the locale
 
 
 # Reply structs
 
 
 class CustomerReply(msgspec.Struct):
-    """A customer as its replies show it."""
+    """A customer."""
 
     id: int
     name: str
@@ -43,7 +49,7 @@ class CustomerReply(msgspec.Struct):
 
 
 class PurchaseAdded(msgspec.Struct):
-    """A purchase as the reply to adding it shows it."""
+    """A purchase, as the reply to adding it shows it."""
 
     id: int
     purchase_name: str
@@ -53,7 +59,7 @@ class PurchaseAdded(msgspec.Struct):
 
 
 class PurchaseListed(msgspec.Struct):
-    """A purchase as a list shows it."""
+    """A purchase, as a list shows it."""
 
     purchase_id: int
     purchase_name: str
@@ -64,7 +70,7 @@ class PurchaseListed(msgspec.Struct):
 
 
 class PurchaseReply(msgspec.Struct):
-    """A purchase as the replies to updating it and to reading it alone show it."""
+    """A purchase, as updating it and reading it alone show it."""
 
     id: str
     purchase_name: str
@@ -73,29 +79,58 @@ class PurchaseReply(msgspec.Struct):
     last_updated_on: str | None
 
 
+class Welcome(msgspec.Struct):
+    """What this server is."""
+
+    name: str
+    version: str
+    healthy: bool
+    docs: str
+
+
+class Health(msgspec.Struct):
+    """How the server is."""
+
+    status: str
+    database: str | None = None
+
+
 def short_time(stored: str) -> str:
     """Return `2022-04-09 12:43:22.237526+00:00` as `Apr 09 2022 12:43:22`."""
-    year, month, day = stored[:4], stored[5:7], stored[8:10]
+    month = stored[5:7]
     if not month.isdecimal() or not 1 <= int(month) <= 12:
         return stored  # taken over from a file that holds something else
-    return f"{MONTHS[int(month) - 1]} {day} {year} {stored[11:19]}"
+    return f"{MONTHS[int(month) - 1]} {stored[8:10]} {stored[:4]} {stored[11:19]}"
 
 
 def _customer(row: db.Customer) -> CustomerReply:
     return CustomerReply(row.id, row.name, row.address, short_time(row.created_on))
 
 
-def _purchase(row: db.Purchase) -> PurchaseReply:
-    return PurchaseReply(
+def _customer_listed(row: db.Row) -> CustomerReply:
+    return _customer(db.Customer(*row))
+
+
+def _purchase_listed(row: db.Row) -> PurchaseListed:
+    return PurchaseListed(*row)
+
+
+def _customer_reply(row: db.Customer) -> Reply:
+    return ok(_customer(row), headers={"ETag": entity_tag(row.version)})
+
+
+def _purchase_reply(row: db.Purchase) -> Reply:
+    reply = PurchaseReply(
         str(row.id),
         row.purchase_name,
         row.quantity,
         row.purchased_on,
         row.last_updated_on,
     )
+    return ok(reply, headers={"ETag": entity_tag(row.version)})
 
 
-# Requests
+# What a request says
 
 
 def _id(request: web.Request, name: str) -> int:
@@ -106,17 +141,14 @@ def _id(request: web.Request, name: str) -> int:
 
 
 def _number(request: web.Request, name: str, least: int, most: int) -> int | None:
-    values = request.query.getall(name, [])
-    if not values:
+    texts = request.query.getall(name, [])
+    if not texts:
         return None
-    text = values[0]
-    if (
-        len(values) > 1
-        or not (text.isascii() and text.isdecimal() and len(text) <= 19)
-        or not least <= int(text) <= most
-    ):
-        raise invalid((f"/{name}", f"Expected one whole number, {least} to {most}."))
-    return int(text)
+    if len(texts) == 1 and texts[0].isascii() and texts[0].isdecimal():
+        number = int(texts[0][:20])
+        if least <= number <= most:
+            return number
+    raise invalid((f"/{name}", f"Expected one whole number, {least} to {most}."))
 
 
 async def _body(request: web.Request, body: type[bodies.B]) -> bodies.B:
@@ -129,18 +161,61 @@ async def _body(request: web.Request, body: type[bodies.B]) -> bodies.B:
 async def create_customer(request: web.Request) -> web.StreamResponse:
     """Record a customer."""
     new = await _body(request, NewCustomer)
-    row = await request.app[DATABASE].write(
-        db.add_customer, new.name, new.address, db.now()
+    return await _add(
+        request, new, _created, db.add_customer, new.name, new.address, db.now()
     )
-    return ok(_customer(row), 201, {"Location": f"/api/v1/customer/{row.id}"})
+
+
+def _created(row: db.Customer) -> db.Answer:
+    body = ENCODER.encode({"status": "ok", "data": _customer(row)}).decode()
+    location = f"/api/v1/customer/{row.id}"
+    return db.Answer(201, location, entity_tag(row.version), body, row.id)
 
 
 async def read_customer(request: web.Request) -> web.StreamResponse:
     """Return one customer."""
     customer_id = _id(request, "customer_id")
-    return ok(
-        _customer(await request.app[DATABASE].read(db.read_customer, customer_id))
+    row = await request.app[DATABASE].read(db.read_customer, customer_id)
+    if not_modified(request, row.version):
+        return Reply(304, headers={"ETag": entity_tag(row.version)})
+    return _customer_reply(row)
+
+
+async def find_customers(request: web.Request) -> web.StreamResponse:
+    """Return the customers whose name holds a text, in any case."""
+    texts = request.query.getall("name", [""])
+    if len(texts) > 1 or len(texts[0]) > 200:
+        raise invalid(("/name", "Expected one text of at most 200 characters."))
+    question = partial(db.find_customers, texts[0].casefold())
+    ask = request.app[DATABASE].scan
+    return await _list(request, CustomerReply, _customer_listed, ask, question)
+
+
+async def change_customer(request: web.Request) -> web.StreamResponse:
+    """Change some of a customer."""
+    customer_id = _id(request, "customer_id")
+    changes = await _body(request, CustomerChanges)
+    row = await request.app[DATABASE].write(
+        db.update_customer,
+        customer_id,
+        bodies.given(changes.name),
+        bodies.given(changes.address),
+        versions(request),
     )
+    return _customer_reply(row)
+
+
+async def erase_customer(request: web.Request) -> web.StreamResponse:
+    """Delete a customer and all that refers to it."""
+    customer_id = _id(request, "customer_id")
+    count = await request.app[DATABASE].write(
+        db.erase_customer, customer_id, versions(request)
+    )
+    return _deleted(count)
+
+
+def _deleted(count: int) -> Reply:
+    return Reply(200, ENCODER.encode({"status": "ok", "deleted_count": count}))
 
 
 # Purchases
@@ -150,18 +225,50 @@ async def add_purchase(request: web.Request) -> web.StreamResponse:
     """Record what a customer bought."""
     customer_id = _id(request, "customer_id")
     new = await _body(request, NewPurchase)
-    row = await request.app[DATABASE].write(
-        db.add_purchase, customer_id, new.purchase_name, new.quantity, db.now()
+    return await _add(
+        request,
+        new,
+        _added,
+        db.add_purchase,
+        customer_id,
+        new.purchase_name,
+        new.quantity,
+        db.now(),
     )
-    added = PurchaseAdded(
+
+
+def _added(row: db.Purchase) -> db.Answer:
+    reply = PurchaseAdded(
         row.id,
         row.purchase_name,
         row.quantity,
         row.customer_id,
         short_time(row.purchased_on),
     )
-    location = f"/api/v1/customer/{customer_id}/purchase/{row.id}"
-    return ok(added, 201, {"Location": location})
+    body = ENCODER.encode({"status": "ok", "data": reply}).decode()
+    location = f"/api/v1/customer/{row.customer_id}/purchase/{row.id}"
+    tag = entity_tag(row.version)
+    return db.Answer(201, location, tag, body, int(row.customer_id))
+
+
+async def _add(
+    request: web.Request,
+    body: bodies.Body,
+    render: Callable[[db.T], db.Answer],
+    question: Callable[[*db.Ts], db.Unit[db.T]],
+    *args: *db.Ts,
+) -> Reply:
+    """Add a row, once for each idempotency key, and answer with its location."""
+    write = request.app[DATABASE].write
+    key = idempotency_key(request, body)
+    if key is None:
+        answer = render(await write(question, *args))
+    else:
+        answer = await write(db.once, key, render, question, *args)
+    headers = {"Location": answer.location, "ETag": answer.etag}
+    if answer.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Reply(answer.status, answer.body.encode(), headers)
 
 
 async def read_purchase(request: web.Request) -> web.StreamResponse:
@@ -169,144 +276,181 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
     row = await request.app[DATABASE].read(
         db.read_purchase, _id(request, "customer_id"), _id(request, "purchase_id")
     )
-    return ok(_purchase(row))
+    if not_modified(request, row.version):
+        return Reply(304, headers={"ETag": entity_tag(row.version)})
+    return _purchase_reply(row)
 
 
 async def change_purchase(request: web.Request) -> web.StreamResponse:
     """Change some of a purchase."""
     purchase_id = _id(request, "purchase_id")
-    changes = await _body(request, PurchaseChanges)
-    name, quantity = changes.purchase_name, changes.quantity
-    if name is msgspec.UNSET and quantity is msgspec.UNSET:
-        raise invalid(("", "Expected purchase_name, quantity or both."))
-    return await _update(request, purchase_id, name or None, quantity or None)
+    return await _update(request, purchase_id, await _body(request, PurchaseChanges))
 
 
 async def replace_purchase(request: web.Request) -> web.StreamResponse:
     """Change all of a purchase."""
     purchase_id = _id(request, "purchase_id")
-    new = await _body(request, NewPurchase)
-    return await _update(request, purchase_id, new.purchase_name, new.quantity)
+    return await _update(request, purchase_id, await _body(request, NewPurchase))
 
 
 async def _update(
-    request: web.Request, purchase_id: int, name: str | None, quantity: int | None
+    request: web.Request, purchase_id: int, changes: PurchaseChanges | NewPurchase
 ) -> Reply:
     row = await request.app[DATABASE].write(
-        db.update_purchase, purchase_id, name, quantity, db.now()
+        db.update_purchase,
+        purchase_id,
+        bodies.given(changes.purchase_name),
+        bodies.given(changes.quantity),
+        db.now(),
+        versions(request),
     )
-    return ok(_purchase(row))
-
-
-async def delete_purchases(request: web.Request) -> web.StreamResponse:
-    """Delete all or selected purchases of a customer, or do the documented update.
-
-    The description gives the update the method DELETE and the path of the deletion;
-    the two bodies share no field.
-    """
-    number = _id(request, "customer_id")
-    fields = bodies.parse(await bodies.read(request)) if request.can_read_body else {}
-    updating = fields.keys() & {"purchase_name", "quantity"}
-    deleting = fields.keys() & {"delete_all", "purchase_ids"}
-    if updating and deleting:
-        faults = (
-            (f"/{name}", "This is of the other kind.") for name in sorted(updating)
-        )
-        raise invalid(*faults)
-    if updating:
-        new = bodies.convert(fields, NewPurchase)
-        reply = await _update(request, number, new.purchase_name, new.quantity)
-        reply.add(DEPRECATED)
-        return reply
-    which = _which(request, fields)
-    write = request.app[DATABASE].write
-    if which is None:
-        count = await write(db.delete_all_purchases, number)
-    else:
-        count = await write(db.delete_purchases, number, which)
-    return Reply(200, ENCODER.encode({"status": "ok", "deleted_count": count}))
+    return _purchase_reply(row)
 
 
 DEPRECATED = {"Deprecation": "@1775001600", "Link": '</docs>; rel="deprecation"'}
+"""The description gives the update the method and the path of the deletion."""
 
 
-def _which(request: web.Request, fields: dict[str, Any]) -> list[int] | None:
+async def delete_purchases(request: web.Request) -> web.StreamResponse:
+    """Delete all or selected purchases of a customer; or update, as first described.
+
+    The two bodies share no field. A body that holds purchase_name and quantity updates
+    the purchase whose id stands in the path; use PATCH for that.
+    """
+    number = _id(request, "customer_id")
+    fields = bodies.parse(await bodies.read(request)) if request.can_read_body else {}
+    if fields and request.query:
+        raise invalid(("", "Expected a body or a query, not both."))
+    updating = fields.keys() & NewPurchase.__struct_fields__
+    if updating and fields.keys() & Deletion.__struct_fields__:
+        raise invalid(
+            *(
+                (f"/{name}", "This does not go with a deletion.")
+                for name in sorted(updating)
+            )
+        )
+    if updating:
+        reply = await _update(request, number, bodies.convert(fields, NewPurchase))
+        reply.add(DEPRECATED)
+        return reply
+    chosen = _chosen(request, fields)
+    write = request.app[DATABASE].write
+    if chosen is None:
+        return _deleted(await write(db.delete_all_purchases, number))
+    return _deleted(await write(db.delete_purchases, number, chosen))
+
+
+def _chosen(request: web.Request, fields: dict[str, Any]) -> list[int] | None:
     """Return the ids of the purchases to delete, None for all of them."""
+    if request.query:
+        fields = _deletion_query(request)
     if fields.get("delete_all") is True:
         fields.pop("purchase_ids", None)  # ignored, whatever it holds
-    chosen = bodies.convert(fields, Deletion)
-    if chosen.delete_all is True:
+    deletion = bodies.convert(fields, Deletion)
+    if deletion.delete_all is True:
         return None
-    if chosen.purchase_ids is msgspec.UNSET:
+    if deletion.purchase_ids is msgspec.UNSET:
         raise invalid(("", "Expected delete_all: true, or purchase_ids."))
-    return chosen.purchase_ids
+    return deletion.purchase_ids
+
+
+def _deletion_query(request: web.Request) -> dict[str, Any]:
+    """Return the query as the fields of the body that it stands for."""
+    fields: dict[str, Any] = {}
+    match request.query.getall("delete_all", []):
+        case []:
+            pass
+        case ["true"]:
+            return {"delete_all": True}
+        case ["false"]:
+            fields["delete_all"] = False
+        case _:
+            raise invalid(("/delete_all", "Expected true or false, once."))
+    texts = request.query.getall("purchase_id", [])
+    if not all(text.isascii() and text.isdecimal() for text in texts):
+        raise invalid(("/purchase_id", f"Expected whole numbers, 1 to {MAX_ID}."))
+    if texts:
+        fields["purchase_ids"] = [int(text[:20]) for text in texts]
+    return fields
 
 
 # Lists
+
+Question = Callable[[int, int], db.Unit[db.Page]]
+"""A question for a page of rows: after which id, and how many at the most."""
 
 
 async def list_purchases(request: web.Request) -> web.StreamResponse:
     """Return all purchases, or one customer's."""
     customer_id = _number(request, "customer_id", 1, MAX_ID)
     if customer_id is None:
-        return await _list(request, db.list_purchases)
-    return await _list(request, db.list_customer_purchases, customer_id)
+        return await _list_purchases(request, db.list_purchases)
+    return await _list_purchases(
+        request, partial(db.list_customer_purchases, customer_id)
+    )
 
 
 async def list_customer_purchases(request: web.Request) -> web.StreamResponse:
     """Return one customer's purchases."""
-    return await _list(request, db.list_customer_purchases, _id(request, "customer_id"))
+    customer_id = _id(request, "customer_id")
+    return await _list_purchases(
+        request, partial(db.list_customer_purchases, customer_id)
+    )
+
+
+async def _list_purchases(
+    request: web.Request, question: Question
+) -> web.StreamResponse:
+    ask = request.app[DATABASE].read
+    return await _list(request, PurchaseListed, _purchase_listed, ask, question)
 
 
 async def _list(
-    request: web.Request, question: Callable[..., db.Unit[db.Page]], *args: int
+    request: web.Request,
+    kind: type[msgspec.Struct],
+    show: Callable[[db.Row], msgspec.Struct],
+    ask: Callable[[Question, int, int], Awaitable[db.Page]],
+    question: Question,
 ) -> web.StreamResponse:
-    limit = after = None
+    """Answer with all rows, or with `limit` of them, in the form that was asked for."""
+    form = lists.negotiate(request)
+    limit, after, headers = None, 0, {"Vary": "Accept"}
     if "?" in request.raw_path:
         limit = _number(request, "limit", 1, 1000)
-        after = _number(request, "after", 0, MAX_ID)
-    database = request.app[DATABASE]
-    page = await database.read(question, *args, after or 0, limit or PAGE)
-    if page.after is None:
-        return ok([PurchaseListed(*row) for row in page.rows])
+        after = _number(request, "after", 0, MAX_ID) or 0
+    # One row more than asked for tells whether a page follows.
+    page = await ask(question, after, PAGE if limit is None else limit + 1)
+    rows = page.rows
     if limit is not None:
-        return ok(
-            [PurchaseListed(*row) for row in page.rows],
-            headers={"Link": _next(request, page.after)},
-        )
-    return await _stream(request, _pages(database, page, question, *args))
+        while page.after is not None and len(rows) <= limit:
+            page = await ask(question, page.after, limit + 1 - len(rows))
+            rows = rows + page.rows
+        if len(rows) > limit:
+            rows = rows[:limit]
+            headers["Link"] = _next(request, rows[-1][0])
+    elif page.after is not None:
+        pages = _pages(request.app[DATABASE], page, show, question)
+        return await lists.stream(request, form, kind, pages)
+    body = form.whole(kind, [show(row) for row in rows])
+    return Reply(200, body, headers, form.content_type)
 
 
 def _next(request: web.Request, after: int) -> str:
-    query = {**request.query, "after": str(after)}
-    return f'<{request.rel_url.raw_path}?{urlencode(query)}>; rel="next"'
+    """Return the link to the page that follows (RFC 8288)."""
+    query = urlencode({**request.query, "after": str(after)})
+    return f'<{request.rel_url.raw_path}?{query}>; rel="next"'
 
 
 async def _pages(
     database: db.Engine,
     page: db.Page,
-    question: Callable[..., db.Unit[db.Page]],
-    *args: int,
-) -> AsyncIterator[list[db.Row]]:
-    yield page.rows
+    show: Callable[[db.Row], msgspec.Struct],
+    question: Question,
+) -> AsyncIterator[list[msgspec.Struct]]:
+    yield [show(row) for row in page.rows]
     while page.after is not None:
-        page = await database.scan(question, *args, page.after, PAGE)
-        yield page.rows
-
-
-async def _stream(
-    request: web.Request, pages: AsyncIterator[list[db.Row]]
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers={**FIXED_HEADERS, "Content-Type": JSON})
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
-    await response.prepare(request)
-    before = b'{"status":"ok","data":['
-    async for rows in pages:
-        text = ENCODER.encode([PurchaseListed(*row) for row in rows])
-        await response.write(before + text[1:-1])
-        before = b","
-    await response.write_eof(b"]}")
-    return response
+        page = await database.scan(question, page.after, PAGE)
+        yield [show(row) for row in page.rows]
 
 
 # The server itself
@@ -314,25 +458,26 @@ async def _stream(
 
 async def welcome(request: web.Request) -> web.StreamResponse:
     """Say what this is."""
-    body = {
-        "name": "customer purchase server",
-        "version": VERSION,
-        "healthy": True,
-        "docs": "/docs",
-    }
-    return Reply(200, ENCODER.encode(body))
+    what = Welcome("customer purchase server", VERSION, True, "/docs")
+    return Reply(200, ENCODER.encode(what))
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
     """Say that the process answers."""
-    return Reply(200, ENCODER.encode({"status": "ok"}))
+    return Reply(200, ENCODER.encode(Health("ok")))
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """Try the database. 503 with what is wrong."""
+    """Try the database; 503 names what is wrong."""
     database = request.app[DATABASE]
     await database.check()
-    return Reply(200, ENCODER.encode({"status": "ok", "database": database.name}))
+    return Reply(200, ENCODER.encode(Health("ok", database.name)))
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """Return what Prometheus scrapes."""
+    text = request.app[METRICS]()
+    return Reply(200, text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 # The table of routes
@@ -341,67 +486,48 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Route(NamedTuple):
-    """One row of the contract's table."""
+    """One row of the contract's table; `access` is public, read or write."""
 
     method: str
     path: str
     handler: Handler
-    body: Any = None
-    reply: Any = None
-    status: int = 200
-    access: str = "read"
+    body: type[bodies.Body] | None
+    reply: Any
+    status: int
+    access: str
     query: frozenset[str] = frozenset()
 
 
-_PAGING = frozenset({"limit", "after"})
-_CUSTOMER = "/api/v1/customer/{customer_id}"
-_PURCHASES = "/api/v1/purchase/{customer_id}"
-_PURCHASE = "/api/v1/purchase/{purchase_id}"
+PAGING = frozenset({"limit", "after"})
+OF_ONE = PAGING | {"customer_id"}
+NAMED = PAGING | {"name"}
+CHOICE = frozenset({"delete_all", "purchase_id"})
+CUSTOMER = "/api/v1/customer"
+ONE_CUSTOMER = "/api/v1/customer/{customer_id}"
+PURCHASES = "/api/v1/purchase/{customer_id}"
+PURCHASE = "/api/v1/purchase/{purchase_id}"
+ONE_PURCHASE = "/api/v1/customer/{customer_id}/purchase/{purchase_id}"
 
+PURCHASES_LISTED = list[PurchaseListed]
+CUSTOMERS_LISTED = list[CustomerReply]
+
+# fmt: off
 ROUTES = (
-    Route(
-        "GET",
-        _PURCHASES,
-        list_customer_purchases,
-        None,
-        list[PurchaseListed],
-        query=_PAGING,
-    ),
-    Route("POST", _PURCHASES, add_purchase, NewPurchase, PurchaseAdded, 201, "write"),
-    Route("DELETE", _PURCHASES, delete_purchases, Deletion, int, access="write"),
-    Route(
-        "PATCH",
-        _PURCHASE,
-        change_purchase,
-        PurchaseChanges,
-        PurchaseReply,
-        access="write",
-    ),
-    Route(
-        "PUT", _PURCHASE, replace_purchase, NewPurchase, PurchaseReply, access="write"
-    ),
-    Route(
-        "POST",
-        "/api/v1/customer",
-        create_customer,
-        NewCustomer,
-        CustomerReply,
-        201,
-        "write",
-    ),
-    Route(
-        "GET",
-        "/api/v1/customer",
-        list_purchases,
-        None,
-        list[PurchaseListed],
-        query=_PAGING | {"customer_id"},
-    ),
-    Route("GET", _CUSTOMER, read_customer, None, CustomerReply),
-    Route(
-        "GET", _CUSTOMER + "/purchase/{purchase_id}", read_purchase, None, PurchaseReply
-    ),
-    Route("GET", "/", welcome, access="public"),
-    Route("GET", "/livez", livez, access="public"),
-    Route("GET", "/readyz", readyz, access="public"),
+    Route("GET", PURCHASES, list_customer_purchases, None, PURCHASES_LISTED, 200, "read", PAGING),
+    Route("POST", PURCHASES, add_purchase, NewPurchase, PurchaseAdded, 201, "write"),
+    Route("DELETE", PURCHASES, delete_purchases, Deletion, int, 200, "write", CHOICE),
+    Route("PATCH", PURCHASE, change_purchase, PurchaseChanges, PurchaseReply, 200, "write"),
+    Route("PUT", PURCHASE, replace_purchase, NewPurchase, PurchaseReply, 200, "write"),
+    Route("POST", CUSTOMER, create_customer, NewCustomer, CustomerReply, 201, "write"),
+    Route("GET", CUSTOMER, list_purchases, None, PURCHASES_LISTED, 200, "read", OF_ONE),
+    Route("GET", ONE_CUSTOMER, read_customer, None, CustomerReply, 200, "read"),
+    Route("PATCH", ONE_CUSTOMER, change_customer, CustomerChanges, CustomerReply, 200, "write"),
+    Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write"),
+    Route("GET", ONE_PURCHASE, read_purchase, None, PurchaseReply, 200, "read"),
+    Route("GET", "/api/v1/customers", find_customers, None, CUSTOMERS_LISTED, 200, "read", NAMED),
+    Route("GET", "/", welcome, None, Welcome, 200, "public"),
+    Route("GET", "/livez", livez, None, Health, 200, "public"),
+    Route("GET", "/readyz", readyz, None, Health, 200, "public"),
+    Route("GET", "/metrics", metrics, None, str, 200, "read"),
 )
+# fmt: on

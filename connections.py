@@ -1,0 +1,161 @@
+"""Limits on slow and many clients, where aiohttp 3.14 has no setting for them."""
+
+import asyncio
+import re
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod
+
+from handlers import ROUTES
+from middlewares import OUR_IDS, answer
+from replies import REQUEST_ID, Problem
+
+HEAD_SECONDS = 15.0
+"""How long the head of a request may take to come."""
+WRITE_SECONDS = 15.0
+"""How long a client may leave what was sent to it unread."""
+IDLE_SECONDS = 75.0
+"""How long a connection may stay without a request; longer than proxies keep theirs."""
+
+
+class Connection(web.RequestHandler):
+    """A client's connection."""
+
+    __slots__ = ("beginning", "head_since", "pipe", "unread_since")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the head of the first request."""
+        self.head_since: float | None = self._loop.time()
+        self.unread_since: float | None = None
+        self.pipe = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and note when a head began that is not whole yet."""
+        self.beginning = data[:1024]
+        super().data_received(data)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self.head_since = None
+        elif self.head_since is None:
+            self.head_since = self._loop.time()
+
+    def cut_if_slow(self, time: float) -> None:
+        """Close a connection that has kept us waiting too long."""
+        if self.head_since is not None and time - self.head_since > HEAD_SECONDS:
+            self.force_close()
+        waits = self._paused or self._waiter is not None or self.pipe.is_closing()
+        if not waits or not self.pipe.get_write_buffer_size():
+            self.unread_since = None
+        elif self.unread_since is None:
+            self.unread_since = time
+        elif time - self.unread_since > WRITE_SECONDS:
+            self.pipe.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what never reached the application, without an echo of it."""
+        request_id = request[REQUEST_ID] = next(OUR_IDS)
+        if status == 400:
+            allow = _allowed(self.beginning) if isinstance(exc, BadHttpMethod) else ""
+            if allow:
+                problem = Problem(405, "Not with this method.", (), {"Allow": allow})
+            else:
+                problem = Problem(400, "This is not HTTP as this server speaks it.")
+            reply = problem.reply(request_id)
+        else:
+            fault = exc if isinstance(exc, Exception) else RuntimeError(message)
+            reply = answer(fault, request, request_id)
+        reply.force_close()
+        return reply
+
+    async def finish_response(
+        self,
+        request: web.BaseRequest,
+        resp: web.StreamResponse,
+        start_time: float | None,
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; what aiohttp raised past the middleware, as a problem."""
+        if isinstance(resp, web.HTTPException):
+            request[REQUEST_ID] = next(OUR_IDS)
+            resp = answer(resp, request, request[REQUEST_ID])
+        return await super().finish_response(request, resp, start_time)
+
+
+REQUEST_LINE = re.compile(rb"[!#-'*+.^-z|~A-Z0-9-]{1,32} (/[!-~]*) HTTP/1\.[01]\r?\n")
+
+
+def _allowed(beginning: bytes) -> str:
+    """Return the methods for the path of a request whose method no parser knows."""
+    line = REQUEST_LINE.match(beginning)
+    if line is None:
+        return ""
+    path = line[1].decode("ascii").partition("?")[0]
+    methods = {"OPTIONS"}
+    for route in ROUTES:
+        if re.fullmatch(re.sub(r"\{\w+\}", "[1-9][0-9]{0,18}", route.path), path):
+            methods |= (
+                {route.method, "HEAD"} if route.method == "GET" else {route.method}
+            )
+    return ", ".join(sorted(methods))
+
+
+class Server(web.Server):
+    """Accepts connections up to a limit, and cuts the slow ones."""
+
+    def __init__(self, server: web.Server, most: int) -> None:
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            keepalive_timeout=IDLE_SECONDS,
+            auto_decompress=False,  # a body with a Content-Encoding is refused
+            access_log=None,
+        )
+        self.most = most
+        self._sweep = self._loop.call_later(1, self.sweep)
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the protocol of a new connection."""
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(
+        self, handler: web.RequestHandler, transport: asyncio.Transport
+    ) -> None:
+        """Take a connection, or send it away while too many are open."""
+        super().connection_made(handler, transport)
+        if len(self._connections) > self.most:
+            problem = Problem(
+                503, "Too many connections.", headers={"Retry-After": "1"}
+            )
+            transport.write(problem.reply(next(OUR_IDS)).to_closed_connection())
+            transport.close()
+
+    def sweep(self) -> None:
+        """Cut the connections that are slow, once a second."""
+        time = self._loop.time()
+        self._sweep = self._loop.call_later(1, self.sweep)
+        for connection in self.connections:
+            if isinstance(connection, Connection):
+                connection.cut_if_slow(time)
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
+        """Let the requests in flight finish, then close every connection."""
+        self._sweep.cancel()
+        await super().shutdown(timeout)
+
+
+class Runner(web.AppRunner):
+    """aiohttp's runner, with our server."""
+
+    def __init__(self, app: web.Application, most: int, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._most = most
+
+    async def _make_server(self) -> web.Server:
+        return Server(await super()._make_server(), self._most)

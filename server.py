@@ -2,103 +2,295 @@
 
 import argparse
 import asyncio
+import gc
+import ipaddress
+import logging
 import os
+import resource
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 from aiohttp import web
 
 import db
+import handlers
 import sqlite
-from handlers import DATABASE, ROUTES
-from middlewares import IDLE_SECONDS, Connection, observe
+from access import Door, new_token, read_tokens
+from connections import Runner
+from middlewares import observer
+from telemetry import JSONLines, Telemetry
 
-DEFAULT_URL = "sqlite:///db.sqlite3"
+try:
+    import uvloop
+except ImportError:  # no wheel for this platform: asyncio's own loop serves
+    uvloop = None  # type: ignore[assignment]
+
+LOG = logging.getLogger("server")
+
+STOP_SECONDS = 4.0
+"""How long requests in flight may take to finish, twice, once the server stops."""
+SPARE_FILES = 64
+"""File descriptors that connections leave to the database and the logs."""
 
 
-def try_make_db(url: str = DEFAULT_URL) -> None:
-    """Look for the database; create or migrate it. db.RefusedError."""
-    sqlite.make(sqlite.path_of(url))
+class Settings(NamedTuple):
+    """How the server runs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    database_url: str = "sqlite:///db.sqlite3"
+    workers: int = 1
+    api_tokens_file: Path | None = None
+    allow_anonymous: bool = False
+    cors_origins: tuple[str, ...] = ()
+    log_level: str = "info"
+    access_log: bool = True
 
 
-def init_app(url: str = DEFAULT_URL) -> web.Application:
-    """Return the application on a database that `try_make_db` has made."""
-    app = web.Application(middlewares=[observe])
+DEFAULTS = Settings()
 
-    async def database(app: web.Application) -> AsyncIterator[None]:
-        app[DATABASE] = await db.connect(url)
-        yield
-        await app[DATABASE].close()
 
-    app.cleanup_ctx.append(database)
-    for route in ROUTES:
+def try_make_db(url: str = DEFAULTS.database_url) -> None:
+    """Look for the database; create it, or bring it up to date. db.RefusedError."""
+    if db.is_postgres(url):
+        import postgres
+
+        asyncio.run(postgres.make(url))
+    else:
+        sqlite.make(sqlite.path_of(url))
+
+
+def init_app(
+    settings: Settings = DEFAULTS, door: Door | None = None
+) -> web.Application:
+    """Return the application, on a database that `try_make_db` has made."""
+    door = door or Door()
+    telemetry = Telemetry(handlers.VERSION, settings.access_log)
+    app = web.Application(middlewares=[observer(door, telemetry)])
+    app[handlers.METRICS] = telemetry.text
+    for route in handlers.ROUTES:
         path = route.path.replace("_id}", "_id:[1-9][0-9]{0,18}}")
         if route.method == "GET":
-            app.router.add_get(path, route.handler)
+            app.router.add_get(path, route.handler)  # and HEAD
         else:
             app.router.add_route(route.method, path, route.handler)
+
+    async def database(app: web.Application) -> AsyncIterator[None]:
+        telemetry.engine = app[handlers.DATABASE] = await db.connect(
+            settings.database_url
+        )
+        forgetting = asyncio.create_task(_forget_keys(telemetry.engine))
+        yield
+        forgetting.cancel()
+        telemetry.close()
+        await telemetry.engine.close()
+
+    async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(door.cross_origin(request))
+
+    app.cleanup_ctx.append(database)
+    if door.origins:
+        app.on_response_prepare.append(allow_origin)
     return app
 
 
-class Server(web.Server):
-    """aiohttp's server, with our connections."""
-
-    def __call__(self) -> Connection:
-        return Connection(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """aiohttp's runner, with our server."""
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        return Server(
-            server.request_handler,
-            request_factory=server.request_factory,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=IDLE_SECONDS,
-            auto_decompress=False,
-            access_log=None,
-        )
+async def _forget_keys(engine: db.Engine) -> None:
+    """Delete old idempotency keys, little by little, off the path of requests."""
+    while True:
+        with suppress(db.UnavailableError, db.DiskFullError):
+            while await engine.write(db.forget_keys, 1000) == 1000:
+                pass
+        await asyncio.sleep(60)
 
 
-async def serve(url: str, host: str, port: int) -> None:
-    import signal
-
-    runner = Runner(init_app(url), shutdown_timeout=4)
-    await runner.setup()
-    await web.TCPSite(runner, host, port, backlog=1024).start()
-    stop = asyncio.Event()
+async def serve(settings: Settings, door: Door) -> None:
+    """Serve until SIGTERM or SIGINT, and finish what was begun."""
     loop = asyncio.get_running_loop()
-    for s in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(s, stop.set)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _read_tokens_again, settings, door)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    app = init_app(settings, door)
+    runner = Runner(app, max(files - SPARE_FILES, 16), shutdown_timeout=STOP_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(
+            runner,
+            settings.host,
+            settings.port,
+            backlog=1024,
+            reuse_port=settings.workers > 1 or None,
+        )
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        where = f"[{host}]" if ":" in host else host
+        LOG.info(
+            "serving http://%s:%s on %s, %s",
+            where,
+            port,
+            db.without_password(settings.database_url),
+            app[handlers.DATABASE].name,
+        )
+        gc.collect()
+        gc.freeze()  # what start-up made lives as long as the process
+        await stop.wait()
+        LOG.info("stopping")
+    finally:
+        await runner.cleanup()
 
-    async def sweep() -> None:
-        while True:
-            await asyncio.sleep(1)
-            for c in runner.server.connections:
-                c.cut_if_slow(loop.time())
 
-    task = loop.create_task(sweep())
-    print("serving", host, port, flush=True)
-    await stop.wait()
-    await runner.cleanup()
+def _read_tokens_again(settings: Settings, door: Door) -> None:
+    if settings.api_tokens_file is None:
+        return
+    try:
+        door.tokens = read_tokens(settings.api_tokens_file)
+        LOG.info("%s tokens read", len(door.tokens))
+    except db.RefusedError as exc:
+        LOG.error("tokens kept as they were: %s", exc)
+
+
+# Settings
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses a bad setting in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text[:6]) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+
+
+def _workers(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 1 <= int(text[:4]) <= 256:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes, 1 to 256")
+
+
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1")
+    return text == "1"
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="server.py",
+        description="The customer purchase server.",
+        epilog="Commands: none serves; backup DEST; token NAME [--read]; "
+        "copy SOURCE_URL DEST_URL. Every setting can come from the environment, "
+        "under its name in capitals.",
+    )
+    parser.add_argument("command", nargs="*", help="see below")
+    parser.add_argument("--read", action="store_true", help="token: it may only read")
+    for name, default, kind, meaning in (
+        ("HOST", "127.0.0.1", str, "address to listen on"),
+        ("PORT", "8080", _port, "port to listen on"),
+        (
+            "DATABASE_URL",
+            "sqlite:///db.sqlite3",
+            str,
+            "sqlite:///relative, sqlite:////absolute or postgresql://...",
+        ),
+        ("WORKERS", "1", _workers, "processes that share the port"),
+        (
+            "API_TOKENS_FILE",
+            None,
+            Path,
+            "who may come in: `name sha256-hex read|write`",
+        ),
+        ("ALLOW_ANONYMOUS", "0", _switch, "1: let anybody in beyond loopback"),
+        ("CORS_ORIGINS", "", _origins, "origins whose pages may call"),
+        ("LOG_LEVEL", "info", str, "debug, info, warning or error"),
+        ("ACCESS_LOG", "1", _switch, "0: no line a request on stdout"),
+    ):
+        parser.add_argument(
+            "--" + name.lower().replace("_", "-"),
+            default=os.environ.get(name) or default,
+            type=kind,
+            metavar=name,
+            help=f"{meaning} (default: {default or 'unset'})",
+        )
+    return parser
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _door(settings: Settings) -> Door:
+    """Return who may come in. RefusedError for a start that lets anybody in."""
+    tokens = None
+    if settings.api_tokens_file is not None:
+        tokens = read_tokens(settings.api_tokens_file)
+    elif not settings.allow_anonymous and not _is_loopback(settings.host):
+        raise db.RefusedError(
+            f"HOST {settings.host} is not loopback and anybody could come in: "
+            "name API_TOKENS_FILE, or set ALLOW_ANONYMOUS=1"
+        )
+    return Door(tokens, settings.cors_origins)
 
 
 def main() -> None:
-    import uvloop
+    """Run the command that the arguments and the environment ask for."""
+    parser = _parser()
+    arguments = vars(parser.parse_intermixed_args())
+    command, read = arguments.pop("command"), arguments.pop("read")
+    settings = Settings(**arguments)
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        parser.error(f"LOG_LEVEL {settings.log_level!r} is not a level")
+    output = logging.StreamHandler()
+    output.setFormatter(JSONLines())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
+    try:
+        match command:
+            case []:
+                run(settings, parser)
+            case ["backup", destination]:
+                sqlite.backup(sqlite.path_of(settings.database_url), Path(destination))
+            case ["token", name]:
+                token, line = new_token(name, "read" if read else "write")
+                sys.stdout.write(f"{token}\n{line}\n")
+            case ["copy", source, destination]:
+                import postgres
 
-    url = os.environ.get("DATABASE_URL", DEFAULT_URL)
-    try_make_db(url)
-    uvloop.run(
-        serve(
-            url,
-            os.environ.get("HOST", "127.0.0.1"),
-            int(os.environ.get("PORT", "8080")),
-        )
-    )
+                asyncio.run(postgres.copy(source, destination))
+            case _:
+                parser.error(f"no such command: {' '.join(command)}")
+    except ValueError as exc:
+        parser.error(str(exc))
+    except (db.RefusedError, OSError) as exc:
+        parser.exit(1, f"{parser.prog}: {exc}\n")
+
+
+def run(settings: Settings, parser: Parser) -> None:
+    """Make the database and serve it."""
+    try:
+        door = _door(settings)
+    except db.RefusedError as exc:
+        parser.error(str(exc))
+    try_make_db(settings.database_url)
+    loop_factory: Any = uvloop.new_event_loop if uvloop else None
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(serve(settings, door))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from aiohttp import web
@@ -9,7 +10,7 @@ from aiohttp.http_exceptions import BadHttpMethod
 
 from handlers import ROUTES
 from middlewares import OUR_IDS, answer
-from replies import REQUEST_ID, Problem
+from replies import REQUEST_ID, Problem, Reply
 
 HEAD_SECONDS = 15.0
 """How long the head of a request may take to come."""
@@ -75,17 +76,17 @@ class Connection(web.RequestHandler):
         reply.force_close()
         return reply
 
-    async def finish_response(
+    def finish_response(
         self,
         request: web.BaseRequest,
         resp: web.StreamResponse,
         start_time: float | None,
-    ) -> tuple[web.StreamResponse, bool]:
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Send an answer; what aiohttp raised past the middleware, as a problem."""
-        if isinstance(resp, web.HTTPException):
-            request[REQUEST_ID] = next(OUR_IDS)
-            resp = answer(resp, request, request[REQUEST_ID])
-        return await super().finish_response(request, resp, start_time)
+        if type(resp) is not Reply and isinstance(resp, web.HTTPException):
+            request_id = request[REQUEST_ID] = next(OUR_IDS)
+            resp = answer(resp, request, request_id)
+        return super().finish_response(request, resp, start_time)
 
 
 REQUEST_LINE = re.compile(rb"[!#-'*+.^-z|~A-Z0-9-]{1,32} (/[!-~]*) HTTP/1\.[01]\r?\n")

@@ -334,11 +334,9 @@ INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
 SELECT ?, ?, id, ? FROM customer WHERE id = ? RETURNING id"""
 SELECT_PURCHASES = f"""
 SELECT {PURCHASE_COLUMNS} FROM purchases WHERE id > ? ORDER BY id LIMIT ?"""
-SELECT_CUSTOMER_PURCHASES = """
-SELECT p.id, p.purchase_name, p.quantity, p.date_created, p.last_updated,
-    CAST(p.customer_id AS TEXT)
-FROM customer c LEFT JOIN purchases p ON p.customer_id = c.id AND p.id > ?
-WHERE c.id = ? ORDER BY p.id LIMIT ?"""
+SELECT_CUSTOMER_PURCHASES = f"""
+SELECT {PURCHASE_COLUMNS} FROM purchases
+WHERE customer_id = ? AND id > ? ORDER BY id LIMIT ?"""
 SELECT_PURCHASE = f"""
 SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE id = ? AND customer_id = ?"""
 SELECT_PURCHASE_VERSION = """
@@ -374,11 +372,9 @@ def list_purchases(after: int, limit: int) -> Unit[Page]:
 
 def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
     """Return a page of one customer's purchases. NotFoundError."""
-    rows = yield SELECT_CUSTOMER_PURCHASES, (after, customer_id, limit)
-    if not rows:
+    rows = yield SELECT_CUSTOMER_PURCHASES, (customer_id, after, limit)
+    if not rows and not (yield SELECT_CUSTOMER_VERSION, (customer_id,)):
         raise NotFoundError("customer", customer_id)
-    if rows[0][0] is None:  # the join's row for a customer without purchases
-        return Page([], None)
     return Page(rows, rows[-1][0] if len(rows) == limit else None)
 
 

@@ -383,24 +383,16 @@ Question = Callable[[int, int], db.Unit[db.Page]]
 async def list_purchases(request: web.Request) -> web.StreamResponse:
     """Return all purchases, or one customer's."""
     customer_id = _number(request, "customer_id", 1, MAX_ID)
-    if customer_id is None:
-        return await _list_purchases(request, db.list_purchases)
-    return await _list_purchases(
-        request, partial(db.list_customer_purchases, customer_id)
-    )
+    question: Question = db.list_purchases
+    if customer_id is not None:
+        question = partial(db.list_customer_purchases, customer_id)
+    ask = request.app[DATABASE].read
+    return await _list(request, PurchaseListed, _purchase_listed, ask, question)
 
 
 async def list_customer_purchases(request: web.Request) -> web.StreamResponse:
     """Return one customer's purchases."""
-    customer_id = _id(request, "customer_id")
-    return await _list_purchases(
-        request, partial(db.list_customer_purchases, customer_id)
-    )
-
-
-async def _list_purchases(
-    request: web.Request, question: Question
-) -> web.StreamResponse:
+    question = partial(db.list_customer_purchases, _id(request, "customer_id"))
     ask = request.app[DATABASE].read
     return await _list(request, PurchaseListed, _purchase_listed, ask, question)
 

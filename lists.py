@@ -82,9 +82,9 @@ FORMATS = (
 
 def negotiate(request: web.Request) -> Format:
     """Return the format that the client likes best (RFC 9110, 12.5.1). Problem 406."""
-    accept = ",".join(request.headers.getall("Accept", ()))
-    if not accept or accept == "*/*":
+    if request.headers.get("Accept", "*/*") == "*/*":
         return FORMATS[0]
+    accept = ",".join(request.headers.getall("Accept"))
     ranges = dict(_range(part) for part in accept.split(",") if part.strip())
     best = max(FORMATS, key=lambda form: _quality(form.media_type, ranges))
     if _quality(best.media_type, ranges) <= 0:

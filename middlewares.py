@@ -14,7 +14,7 @@ import db
 from access import Door
 from handlers import ROUTES, Route
 from replies import CALLER, REQUEST_ID, Problem, Reply, invalid
-from telemetry import Request, Telemetry
+from telemetry import Telemetry
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,11 +53,10 @@ def observer(door: Door, telemetry: Telemetry) -> Middleware:
         if door.origins and isinstance(response, Reply):
             response.add(door.cross_origin(request))
         ended = time()
+        took = ended - began
+        status = response.status
         telemetry.note(
-            Request(
-                *(ended, request_id, request.method, route.path, response.status),
-                *(ended - began, caller),
-            )
+            (ended, request_id, request.method, route.path, status, took, caller)
         )
         return response
 

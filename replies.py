@@ -65,7 +65,8 @@ class Reply(web.StreamResponse):
         headers: Mapping[str, str] | None = None,
         content_type: str = JSON,
     ) -> None:
-        super().__init__(status=status)
+        # Not super().__init__(): the dictionaries it makes would stay empty.
+        self._status = status
         self.body = body
         self.lines = _lines(headers) if headers else ""
         if body:
@@ -101,9 +102,10 @@ class Reply(web.StreamResponse):
             connection = "Connection: close\r\n"
         elif request.version < (1, 1):
             connection = "Connection: keep-alive\r\n"
-        head = self.head(request.get(REQUEST_ID, "-"), connection)
+        head = self.head(request[REQUEST_ID], connection)
         transport.write(head if request.method == "HEAD" else head + self.body)
-        await request.writer.drain()
+        if request.protocol.writing_paused:
+            await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

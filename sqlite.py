@@ -12,7 +12,7 @@ from math import ceil
 from pathlib import Path
 from time import monotonic
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVarTuple
+from typing import Any, TypeVarTuple
 
 import aiosqlite
 
@@ -98,13 +98,8 @@ class Health:
         return db.UnavailableError(TROUBLES[code]) if code in TROUBLES else exc
 
 
-class Job(NamedTuple):
-    """A unit of work that waits for its turn, until `deadline` on the loop's clock."""
-
-    question: Callable[..., Unit[Any]]
-    args: tuple[Any, ...]
-    future: asyncio.Future[Any]
-    deadline: float
+Job = tuple[Callable[..., Unit[Any]], tuple[Any, ...], asyncio.Future[Any], float]
+"""A unit of work that waits for its turn, until a time on the loop's clock."""
 
 
 class Lane(aiosqlite.Connection):
@@ -138,7 +133,7 @@ class Lane(aiosqlite.Connection):
                 raise db.OverloadedError("too many requests are waiting", ceil(wait))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self.waiting.append(Job(question, args, future, loop.time() + TURN_SECONDS))
+        self.waiting.append((question, args, future, loop.time() + TURN_SECONDS))
         if self._turn is None:
             self._turn = loop.create_task(self._take_turns())
         return future
@@ -156,19 +151,26 @@ class Lane(aiosqlite.Connection):
             finally:
                 watchdog.cancel()
             self.batch_seconds = (self.batch_seconds + loop.time() - began) / 2
-            for job, outcome in zip(jobs, outcomes, strict=True):
-                _settle(job.future, outcome)
+            for (_, _, future, _), outcome in zip(jobs, outcomes, strict=True):
+                if future.done():  # its caller went away
+                    continue
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
         self._turn = None
 
     def _next_batch(self, time: float) -> list[Job]:
         jobs: list[Job] = []
         while self.waiting and len(jobs) < BATCH_UNITS:
             job = self.waiting.popleft()
-            if job.deadline < time:
-                _settle(
-                    job.future, db.UnavailableError("it waited too long for its turn")
-                )
-            elif not job.future.done():  # done: its caller went away
+            _, _, future, deadline = job
+            if future.done():  # its caller went away
+                continue
+            if deadline < time:
+                late = db.UnavailableError("it waited too long for its turn")
+                future.set_exception(late)
+            else:
                 jobs.append(job)
         return jobs
 
@@ -189,12 +191,12 @@ class Lane(aiosqlite.Connection):
         connection = self._conn
         connection.execute(self.begin)
         outcomes: list[Any] = []
-        for job in jobs:
+        for question, args, _, _ in jobs:
             before = connection.total_changes
             try:
                 if careful:
                     connection.execute("SAVEPOINT unit")
-                outcomes.append(drive(connection, job.question(*job.args)))
+                outcomes.append(drive(connection, question(*args)))
             except Exception as exc:
                 if not connection.in_transaction:  # SQLite undid all of it
                     raise
@@ -220,15 +222,6 @@ class Lane(aiosqlite.Connection):
         if self._turn is not None:
             await asyncio.wait([self._turn])
         await super().close()
-
-
-def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
 
 
 def drive(connection: Any, unit: Generator[tuple[str, Row], list[Row], T]) -> T:

@@ -1,14 +1,18 @@
 """Start, watch and stop a real server process, for the checks and for test.py."""
 
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,15 +53,19 @@ class Server:
 
     def start(self, ready_within: float = 10.0) -> "Server":
         """Start the process and wait until `/readyz` answers 200; seconds."""
+        self.launch()
+        self.wait_ready(ready_within)
+        return self
+
+    def launch(self) -> None:
+        """Start the process and wait for nothing."""
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 self.command, cwd=self.folder, env=self.env, stdout=out, stderr=err
             )
-        self.wait_ready(ready_within)
-        return self
 
     def wait_ready(self, within: float = 10.0) -> float:
-        """Return the seconds until `/readyz` answered 200. RuntimeError after `within`."""
+        """Return the seconds until `/readyz` was 200. RuntimeError after `within`."""
         began = time.monotonic()
         while time.monotonic() - began < within:
             if self.process is not None and self.process.poll() is not None:
@@ -82,6 +90,40 @@ class Server:
         """Return the end of what the process wrote to stderr."""
         return self.err.read_text(errors="replace")[-4000:] if self.err.exists() else ""
 
+    def log(self) -> str:
+        """Return all that the process wrote to stdout and stderr."""
+        files = (file for file in (self.out, self.err) if file.exists())
+        return "".join(file.read_text(errors="replace") for file in files)
+
+    def refused(self, within: float = 10.0) -> tuple[int, str]:
+        """Start a process that is to end by itself; return exit status and stderr.
+
+        subprocess.TimeoutExpired when it goes on.
+        """
+        ended = subprocess.run(
+            self.command,
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            timeout=within,
+        )
+        return ended.returncode, ended.stderr.decode(errors="replace")
+
+    def descriptors(self) -> int:
+        """Return how many file descriptors the process holds (Linux)."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
+    def memory(self, entry: str = "VmRSS") -> float:
+        """Return a size of the process in MiB, by its name in /proc/PID/status."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{entry}:"):
+                return int(line.split()[1]) / 1024
+        raise RuntimeError(f"no {entry}")
+
+    def reset_peak(self) -> None:
+        """Let `memory("VmHWM")` begin anew (proc_pid_clear_refs(5))."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
     def stop(self, how: int = signal.SIGTERM, within: float = 15.0) -> int:
         """Send a signal and return the exit status; killed when it takes too long."""
         if self.process is None:
@@ -105,3 +147,139 @@ def serving(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[Serv
     finally:
         if server.process is not None and server.process.poll() is None:
             server.stop(signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one request; status 0 when nothing did."""
+
+    status: int
+    headers: Message = field(default_factory=Message)
+    body: bytes = b""
+    whole: bool = False
+    seconds: float = 0.0
+
+    def json(self) -> object:
+        """Return the decoded body, None when it is not JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    def problem_faults(self) -> list[str]:
+        """Return what keeps the reply from being a problem of the contract."""
+        body = self.json()
+        if self.headers.get_content_type() != "application/problem+json":
+            return [f"Content-Type {self.headers.get('Content-Type')}"]
+        if not isinstance(body, dict):
+            return ["the body is not a JSON object"]
+        faults = [
+            f"no text in {name}"
+            for name in ("type", "title", "detail", "request_id")
+            if not isinstance(body.get(name), str) or not body[name]
+        ]
+        if body.get("status") != self.status:
+            faults.append(f"status {body.get('status')} in the body")
+        if body.get("request_id") != self.headers.get("X-Request-Id"):
+            faults.append(f"X-Request-Id {self.headers.get('X-Request-Id')}")
+        if self.headers.get("X-Content-Type-Options") != "nosniff":
+            faults.append("no X-Content-Type-Options: nosniff")
+        if self.status == 422 and not self.pointers():
+            faults.append("422 without errors of pointer and detail")
+        if self.status == 503 and "Retry-After" not in self.headers:
+            faults.append("503 without Retry-After")
+        if self.status == 405 and "Allow" not in self.headers:
+            faults.append("405 without Allow")
+        return faults
+
+    def pointers(self) -> set[str]:
+        """Return the places that a 422 names."""
+        body = self.json()
+        errors = body.get("errors") if isinstance(body, dict) else None
+        if not isinstance(errors, list):
+            return set()
+        return {
+            error["pointer"]
+            for error in errors
+            if isinstance(error, dict) and {"pointer", "detail"} <= error.keys()
+        }
+
+
+def read_reply(peer: socket.socket, method: str = "GET") -> Reply:
+    """Read one reply to its end, or to the end of what comes."""
+    began = time.monotonic()
+    response = http.client.HTTPResponse(peer, method=method)
+    try:
+        response.begin()
+    except (OSError, http.client.HTTPException):
+        return Reply(0, seconds=time.monotonic() - began)
+    whole = True
+    try:
+        body = response.read()
+    except http.client.IncompleteRead as exc:
+        whole, body = False, exc.partial
+    except (OSError, http.client.HTTPException):
+        whole, body = False, b""
+    seconds = time.monotonic() - began
+    return Reply(response.status, response.headers, body, whole, seconds)
+
+
+def exchange(
+    port: int,
+    request: bytes | Iterable[bytes],
+    method: str = "GET",
+    hang_up: bool = False,
+    timeout: float = 20.0,
+) -> Reply:
+    """Send raw bytes on a new connection and return the reply.
+
+    With `hang_up` the sending side is closed after them (FIN). An endless request is
+    given up as soon as there is a reply.
+    """
+    pieces = [request] if isinstance(request, bytes) else request
+
+    def send() -> None:
+        with suppress(OSError):
+            for piece in pieces:
+                peer.sendall(piece)
+            if hang_up:
+                peer.shutdown(socket.SHUT_WR)
+
+    with socket.create_connection(("127.0.0.1", port), timeout) as peer:
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        reply = read_reply(peer, method)
+        with suppress(OSError):
+            peer.shutdown(socket.SHUT_RDWR)
+        sender.join(timeout)
+        return reply
+
+
+def request_bytes(
+    method: str,
+    target: str,
+    body: bytes | None = None,
+    headers: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """Return a well-formed HTTP/1.1 request, its body as JSON unless it says else."""
+    fields = {"Host": "127.0.0.1", "Connection": "close"}
+    if body is not None:
+        fields |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    fields |= dict(headers)
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
+    return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + (body or b"")
+
+
+def call(server: Server, method: str, path: str, value: object = None) -> Reply:
+    """Send one proper request, with a JSON body unless that is None."""
+    body = None if value is None else json.dumps(value).encode()
+    return exchange(server.port, request_bytes(method, path, body), method)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    for line in lines:
+        cells = (str(cell).replace("|", "\\|") for cell in line)
+        sys.stdout.write(f"| {' | '.join(cells)} |\n")
+    sys.stdout.flush()

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 import db
-from replies import CALLER, ENCODER, Problem
+from replies import CALLER, ENCODER, invalid
 
 ENTITY_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([\x21-\x7e][\x20-\x7e]{0,254})')
@@ -55,8 +55,8 @@ def idempotency_key(request: web.Request, body: msgspec.Struct) -> db.Key | None
         return None
     match = KEY.fullmatch(texts[0].strip())
     if match is None or len(texts) > 1:
-        raise Problem(
-            422, "Idempotency-Key must be 1 to 255 printable ASCII characters."
+        raise invalid(
+            ("", "Idempotency-Key must be 1 to 255 printable ASCII characters.")
         )
     fingerprint = sha256(ENCODER.encode(body)).hexdigest()
     return db.Key(

@@ -3,14 +3,16 @@
 import asyncio
 import re
 from collections.abc import Coroutine
-from typing import Any, cast
+from time import time
+from typing import Any, ClassVar, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod
 
 from handlers import ROUTES
-from middlewares import OUR_IDS, answer
+from middlewares import OUR_IDS, TELEMETRY, answer
 from replies import REQUEST_ID, Problem, Reply
+from telemetry import Telemetry
 
 HEAD_SECONDS = 15.0
 """How long the head of a request may take to come."""
@@ -19,11 +21,18 @@ WRITE_SECONDS = 15.0
 IDLE_SECONDS = 75.0
 """How long a connection may stay without a request; longer than proxies keep theirs."""
 
+FINISH_SECONDS = 0.05
+"""How often to look whether a client that sends no more has all its answers."""
+
 
 class Connection(web.RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("beginning", "head_since", "pipe", "unread_since")
+    __slots__ = ("beginning", "head_since", "note", "pipe", "unread_since")
+
+    def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server, loop=loop, **server.settings)
+        self.note = server.telemetry.note
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the head of the first request."""
@@ -42,16 +51,39 @@ class Connection(web.RequestHandler):
         elif self.head_since is None:
             self.head_since = self._loop.time()
 
-    def cut_if_slow(self, time: float) -> None:
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether to stay open for a moment: aiohttp would close at once.
+
+        A client may close its half of the connection and wait for the answer
+        (RFC 9293, section 3.6).
+        """
+        self.finish()
+        return not self._is_idle()
+
+    def finish(self) -> None:
+        """Close once all that came before the end of the input is answered."""
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("cut short"))
+            request.content.feed_eof()  # nor does aiohttp go on reading
+        if self._is_idle():
+            self.force_close()
+        elif self.transport is not None:
+            self._loop.call_later(FINISH_SECONDS, self.finish)
+
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._messages
+
+    def cut_if_slow(self, now: float) -> None:
         """Close a connection that has kept us waiting too long."""
-        if self.head_since is not None and time - self.head_since > HEAD_SECONDS:
+        if self.head_since is not None and now - self.head_since > HEAD_SECONDS:
             self.force_close()
         waits = self._paused or self._waiter is not None or self.pipe.is_closing()
         if not waits or not self.pipe.get_write_buffer_size():
             self.unread_since = None
         elif self.unread_since is None:
-            self.unread_since = time
-        elif time - self.unread_since > WRITE_SECONDS:
+            self.unread_since = now
+        elif now - self.unread_since > WRITE_SECONDS:
             self.pipe.abort()
 
     def handle_error(
@@ -62,18 +94,22 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what never reached the application, without an echo of it."""
-        request_id = request[REQUEST_ID] = next(OUR_IDS)
+        fault = exc if isinstance(exc, Exception) else RuntimeError(message)
         if status == 400:
             allow = _allowed(self.beginning) if isinstance(exc, BadHttpMethod) else ""
             if allow:
-                problem = Problem(405, "Not with this method.", (), {"Allow": allow})
+                fault = Problem(405, "Not with this method.", (), {"Allow": allow})
             else:
-                problem = Problem(400, "This is not HTTP as this server speaks it.")
-            reply = problem.reply(request_id)
-        else:
-            fault = exc if isinstance(exc, Exception) else RuntimeError(message)
-            reply = answer(fault, request, request_id)
+                fault = Problem(400, "This is not HTTP as this server speaks it.")
+        reply = self.reply_to(fault, request)
         reply.force_close()
+        return reply
+
+    def reply_to(self, fault: Exception, request: web.BaseRequest) -> Reply:
+        """Return the answer to what the middleware never saw, and note it."""
+        request_id = request[REQUEST_ID] = next(OUR_IDS)
+        reply = answer(fault, request, request_id)
+        self.note((time(), request_id, "_OTHER", "unparsed", reply.status, 0.0, ""))
         return reply
 
     def finish_response(
@@ -84,8 +120,7 @@ class Connection(web.RequestHandler):
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Send an answer; what aiohttp raised past the middleware, as a problem."""
         if type(resp) is not Reply and isinstance(resp, web.HTTPException):
-            request_id = request[REQUEST_ID] = next(OUR_IDS)
-            resp = answer(resp, request, request_id)
+            resp = self.reply_to(resp, request)
         return super().finish_response(request, resp, start_time)
 
 
@@ -110,20 +145,21 @@ def _allowed(beginning: bytes) -> str:
 class Server(web.Server):
     """Accepts connections up to a limit, and cuts the slow ones."""
 
-    def __init__(self, server: web.Server, most: int) -> None:
-        super().__init__(
-            server.request_handler,
-            request_factory=server.request_factory,
-            keepalive_timeout=IDLE_SECONDS,
-            auto_decompress=False,  # a body with a Content-Encoding is refused
-            access_log=None,
-        )
+    settings: ClassVar[dict[str, Any]] = {
+        "keepalive_timeout": IDLE_SECONDS,
+        "auto_decompress": False,  # a body with a Content-Encoding is refused
+        "access_log": None,
+    }
+
+    def __init__(self, server: web.Server, most: int, telemetry: Telemetry) -> None:
+        super().__init__(server.request_handler, request_factory=server.request_factory)
         self.most = most
+        self.telemetry = telemetry
         self._sweep = self._loop.call_later(1, self.sweep)
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, self._loop)
 
     def connection_made(
         self, handler: web.RequestHandler, transport: asyncio.Transport
@@ -139,11 +175,11 @@ class Server(web.Server):
 
     def sweep(self) -> None:
         """Cut the connections that are slow, once a second."""
-        time = self._loop.time()
+        now = self._loop.time()
         self._sweep = self._loop.call_later(1, self.sweep)
         for connection in self.connections:
             if isinstance(connection, Connection):
-                connection.cut_if_slow(time)
+                connection.cut_if_slow(now)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
         """Let the requests in flight finish, then close every connection."""
@@ -159,4 +195,5 @@ class Runner(web.AppRunner):
         self._most = most
 
     async def _make_server(self) -> web.Server:
-        return Server(await super()._make_server(), self._most)
+        server = await super()._make_server()
+        return Server(server, self._most, self.app[TELEMETRY])

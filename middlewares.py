@@ -4,6 +4,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from itertools import count
 from time import time
 
@@ -19,11 +20,16 @@ from telemetry import Telemetry
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOG = logging.getLogger("server")
+TELEMETRY: web.AppKey[Telemetry] = web.AppKey("telemetry", Telemetry)
 
 NOWHERE = Route("*", "unmatched", ROUTES[0].handler, None, None, 404, "read")
 """Stands for what no route matches: it is let in, counted and logged like a route."""
 ROUTE_OF = {route.handler: route for route in ROUTES}
 
+CLIENT_GONE = 499
+"""Stands in the log and the metrics for the status of what nobody waited for."""
+
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OUR_IDS = map(f"{secrets.token_hex(5)}-{{:x}}".format, count(1))
 
@@ -39,28 +45,37 @@ def observer(door: Door, telemetry: Telemetry) -> Middleware:
         given = request.headers.get("X-Request-Id")
         request_id = given if given and CALLERS_ID.fullmatch(given) else next(OUR_IDS)
         request[REQUEST_ID] = request_id
-        caller = ""
+        caller, status = "", CLIENT_GONE
         try:
             if door.tokens is not None and request.method != "OPTIONS":
                 caller = request[CALLER] = door.caller(request, route.access)
+            _check_host(request.headers.get("Host", ""))
             if "?" in request.raw_path:
                 _check_query(request, route)
             response = await handler(request)
+            status = response.status
         except Exception as exc:
             response = answer(exc, request, request_id)
+            status = response.status
         finally:
+            ended = time()
+            took = ended - began
             telemetry.in_flight -= 1
+            telemetry.note(
+                (ended, request_id, request.method, route.path, status, took, caller)
+            )
         if door.origins and isinstance(response, Reply):
             response.add(door.cross_origin(request))
-        ended = time()
-        took = ended - began
-        status = response.status
-        telemetry.note(
-            (ended, request_id, request.method, route.path, status, took, caller)
-        )
         return response
 
     return observe
+
+
+@lru_cache(1000)
+def _check_host(host: str) -> None:
+    # RFC 9112, section 3.2; the parser refuses none and two of them
+    if not HOST.fullmatch(host):
+        raise Problem(400, "The Host header is not a host.")
 
 
 def _check_query(request: web.Request, route: Route) -> None:
@@ -72,7 +87,14 @@ def _check_query(request: web.Request, route: Route) -> None:
 
 
 def answer(exc: Exception, request: web.BaseRequest, request_id: str) -> Reply:
-    """Return the problem that an exception is to the client; log what nobody knows."""
+    """Return the problem that an exception is to the client; log what nobody knows.
+
+    ConnectionResetError when there is no client any more.
+    """
+    transport = request.transport
+    gone = transport is None or transport.is_closing()
+    if gone and isinstance(exc, ConnectionError):
+        raise ConnectionResetError("the client has gone") from exc
     if request.writer.output_size > 0:  # a list was under way: cut it, visibly
         if not isinstance(exc, ConnectionError):
             LOG.error(
@@ -106,7 +128,9 @@ def problem_of(exc: Exception) -> Problem | None:
         case db.PreconditionFailedError():
             return Problem(412, f"The {exc.args[0]} has changed since.")
         case db.KeyReusedError():
-            return Problem(422, "The Idempotency-Key came before with another request.")
+            return invalid(
+                ("", "The Idempotency-Key came before with another request.")
+            )
         case db.OverloadedError():
             return Problem(503, "Too busy.", headers={"Retry-After": str(exc.args[1])})
         case db.UnavailableError():

@@ -21,7 +21,7 @@ import handlers
 import sqlite
 from access import Door, new_token, read_tokens
 from connections import Runner
-from middlewares import observer
+from middlewares import TELEMETRY, observer
 from telemetry import JSONLines, Telemetry
 
 try:
@@ -71,6 +71,7 @@ def init_app(
     door = door or Door()
     telemetry = Telemetry(handlers.VERSION, settings.access_log)
     app = web.Application(middlewares=[observer(door, telemetry)])
+    app[TELEMETRY] = telemetry
     app[handlers.METRICS] = telemetry.text
     for route in handlers.ROUTES:
         path = route.path.replace("_id}", "_id:[1-9][0-9]{0,18}}")

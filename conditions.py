@@ -10,7 +10,7 @@ import db
 from replies import CALLER, ENCODER, invalid
 
 ENTITY_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
-KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([\x21-\x7e][\x20-\x7e]{0,254})')
+KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
 
 
 def entity_tag(version: int) -> str:

@@ -21,6 +21,8 @@ WRITE_SECONDS = 15.0
 IDLE_SECONDS = 75.0
 """How long a connection may stay without a request; longer than proxies keep theirs."""
 
+LINGER_SECONDS = 2.0
+"""How long to read on what was refused, so that the client can read why."""
 FINISH_SECONDS = 0.05
 """How often to look whether a client that sends no more has all its answers."""
 
@@ -147,6 +149,7 @@ class Server(web.Server):
 
     settings: ClassVar[dict[str, Any]] = {
         "keepalive_timeout": IDLE_SECONDS,
+        "lingering_time": LINGER_SECONDS,
         "auto_decompress": False,  # a body with a Content-Encoding is refused
         "access_log": None,
     }
@@ -170,7 +173,8 @@ class Server(web.Server):
             problem = Problem(
                 503, "Too many connections.", headers={"Retry-After": "1"}
             )
-            transport.write(problem.reply(next(OUR_IDS)).to_closed_connection())
+            request_id = next(OUR_IDS)
+            transport.write(problem.reply(request_id).to_closed_connection(request_id))
             transport.close()
 
     def sweep(self) -> None:

@@ -241,6 +241,8 @@ DESCRIBED_COLUMNS = {
 
 
 # Questions about customers
+#
+# `LIMIT ? + 0`, since SQLite prepares a statement anew each time `LIMIT ?` is bound.
 
 INSERT_CUSTOMER = """
 INSERT INTO customer (name, address, date_created, name_folded)
@@ -257,10 +259,10 @@ DELETE_CUSTOMER = """
 DELETE FROM customer WHERE id = ?"""
 SELECT_SCAN_END = """
 SELECT max(id), count(*)
-FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ?) AS scan"""
+FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan"""
 SELECT_CUSTOMERS = """
 SELECT id, name, address, date_created, version FROM customer
-WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ?"""
+WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0"""
 
 SCAN_ROWS = 20_000
 """The most customers that one unit looks at for a part of a name."""
@@ -328,15 +330,15 @@ def _expect(versions: Versions, select: str, what: str, number: int) -> Unit[Non
 # Questions about purchases
 
 PURCHASE_COLUMNS = """id, purchase_name, quantity, date_created, last_updated,
-    CAST(customer_id AS TEXT)"""
+    CAST(customer_id AS TEXT) AS customer"""
 INSERT_PURCHASE = """
 INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
 SELECT ?, ?, id, ? FROM customer WHERE id = ? RETURNING id"""
 SELECT_PURCHASES = f"""
-SELECT {PURCHASE_COLUMNS} FROM purchases WHERE id > ? ORDER BY id LIMIT ?"""
+SELECT {PURCHASE_COLUMNS} FROM purchases WHERE id > ? ORDER BY id LIMIT ? + 0"""
 SELECT_CUSTOMER_PURCHASES = f"""
 SELECT {PURCHASE_COLUMNS} FROM purchases
-WHERE customer_id = ? AND id > ? ORDER BY id LIMIT ?"""
+WHERE customer_id = ? AND id > ? ORDER BY id LIMIT ? + 0"""
 SELECT_PURCHASE = f"""
 SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE id = ? AND customer_id = ?"""
 SELECT_PURCHASE_VERSION = """
@@ -533,7 +535,7 @@ def is_postgres(url: str) -> bool:
 
 def without_password(url: str) -> str:
     """Return a database URL as a log may show it."""
-    return re.sub(r"//[^@/]*@", "//", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"//[^@/]*@", "//", url))
 
 
 async def connect(url: str) -> Engine:

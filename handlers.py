@@ -1,6 +1,6 @@
 """What each URL means: reply structs, a short handler a route, the table of routes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -24,8 +24,8 @@ from replies import ENCODER, Problem, Reply, invalid, ok
 
 DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
 METRICS: web.AppKey[Callable[[], bytes]] = web.AppKey("metrics")
-PAGES: web.AppKey[dict[str, tuple[bytes, str]]] = web.AppKey("pages")
-"""The bodies and content types of /openapi.json, /docs and what the page loads."""
+PAGES: web.AppKey[Mapping[str, "Page"]] = web.AppKey("pages")
+"""What /openapi.json, /docs and the files of the page answer with, by path."""
 
 VERSION = "1.0.0"
 PAGE = 500
@@ -184,8 +184,9 @@ async def read_customer(request: web.Request) -> web.StreamResponse:
 async def find_customers(request: web.Request) -> web.StreamResponse:
     """Return the customers whose name holds a text, in any case."""
     texts = request.query.getall("name", [""])
-    if len(texts) > 1 or len(texts[0]) > 200:
-        raise invalid(("/name", "Expected one text of at most 200 characters."))
+    if len(texts) > 1 or len(texts[0]) > 200 or "\0" in texts[0]:
+        rule = "Expected one text of at most 200 characters, without U+0000."
+        raise invalid(("/name", rule))
     question = partial(db.find_customers, texts[0].casefold())
     ask = request.app[DATABASE].scan
     return await _list(request, CustomerReply, _customer_listed, ask, question)
@@ -472,6 +473,50 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     return Reply(200, text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+class Page(NamedTuple):
+    """A file that stays as it is for the life of the process."""
+
+    version: int
+    body: bytes
+    content_type: str
+
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""No other host, no script but the files; the page sets styles of its elements."""
+
+
+async def description(request: web.Request) -> web.StreamResponse:
+    """Return the description of all this: OpenAPI 3.1."""
+    return _page(request)
+
+
+async def docs(request: web.Request) -> web.StreamResponse:
+    """Return the page that shows the description and tries it out."""
+    return _page(request)
+
+
+async def docs_asset(request: web.Request) -> web.StreamResponse:
+    """Return a file that the page loads."""
+    return _page(request)
+
+
+def _page(request: web.Request) -> Reply:
+    page = request.app[PAGES].get(request.path)
+    if page is None:
+        raise Problem(404, "There is nothing at this address.")
+    headers = {
+        "ETag": entity_tag(page.version),
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    }
+    if not_modified(request, page.version):
+        return Reply(304, headers=headers)
+    return Reply(200, page.body, headers, page.content_type)
+
+
 # The table of routes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -521,5 +566,8 @@ ROUTES = (
     Route("GET", "/livez", livez, None, Health, 200, "public"),
     Route("GET", "/readyz", readyz, None, Health, 200, "public"),
     Route("GET", "/metrics", metrics, None, str, 200, "read"),
+    Route("GET", "/openapi.json", description, None, dict[str, Any], 200, "public"),
+    Route("GET", "/docs", docs, None, str, 200, "public"),
+    Route("GET", "/docs/{asset}", docs_asset, None, bytes, 200, "public"),
 )
 # fmt: on

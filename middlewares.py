@@ -3,7 +3,7 @@
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
 from itertools import count
 from time import time
@@ -31,7 +31,14 @@ CLIENT_GONE = 499
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-OUR_IDS = map(f"{secrets.token_hex(5)}-{{:x}}".format, count(1))
+
+
+def _ids() -> Iterator[str]:
+    # Drawn at the first use: each of the WORKERS draws its own.
+    yield from map(f"{secrets.token_hex(5)}-{{:x}}".format, count(1))
+
+
+OUR_IDS = _ids()
 
 
 def observer(door: Door, telemetry: Telemetry) -> Middleware:
@@ -97,9 +104,9 @@ def answer(exc: Exception, request: web.BaseRequest, request_id: str) -> Reply:
         raise ConnectionResetError("the client has gone") from exc
     if request.writer.output_size > 0:  # a list was under way: cut it, visibly
         if not isinstance(exc, ConnectionError):
-            LOG.error(
-                "a list broke off", exc_info=exc, extra={"request_id": request_id}
-            )
+            unknown = exc if problem_of(exc) is None else None
+            extra = {"request_id": request_id}
+            LOG.error("a list broke off: %s", exc, exc_info=unknown, extra=extra)
         request.protocol.force_close()
         raise ConnectionResetError("the list broke off") from exc
     if request.method == "OPTIONS" and isinstance(exc, web.HTTPMethodNotAllowed):

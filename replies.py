@@ -69,7 +69,7 @@ class Reply(web.StreamResponse):
         self._status = status
         self.body = body
         self.lines = _lines(headers) if headers else ""
-        if body:
+        if body or status == HTTPStatus.OK:
             self.lines += f"Content-Type: {content_type}\r\n"
 
     def add(self, headers: Mapping[str, str]) -> None:
@@ -86,9 +86,9 @@ class Reply(web.StreamResponse):
             f"{connection}X-Request-Id: {request_id}\r\n\r\n"
         ).encode("latin-1")
 
-    def to_closed_connection(self) -> bytes:
+    def to_closed_connection(self, request_id: str) -> bytes:
         """Return all of it, for a connection that is closed after it."""
-        return self.head("-", "Connection: close\r\n") + self.body
+        return self.head(request_id, "Connection: close\r\n") + self.body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write all of it. ConnectionResetError when the client has gone."""

@@ -18,6 +18,7 @@ from aiohttp import web
 
 import db
 import handlers
+import openapi
 import sqlite
 from access import Door, new_token, read_tokens
 from connections import Runner
@@ -73,6 +74,7 @@ def init_app(
     app = web.Application(middlewares=[observer(door, telemetry)])
     app[TELEMETRY] = telemetry
     app[handlers.METRICS] = telemetry.text
+    app[handlers.PAGES] = openapi.pages(door.tokens is not None)
     for route in handlers.ROUTES:
         path = route.path.replace("_id}", "_id:[1-9][0-9]{0,18}}")
         if route.method == "GET":
@@ -258,6 +260,11 @@ def main() -> None:
     settings = Settings(**arguments)
     if settings.log_level not in ("debug", "info", "warning", "error"):
         parser.error(f"LOG_LEVEL {settings.log_level!r} is not a level")
+    if not db.is_postgres(settings.database_url):
+        try:
+            sqlite.path_of(settings.database_url)
+        except db.RefusedError as exc:
+            parser.error(str(exc))
     output = logging.StreamHandler()
     output.setFormatter(JSONLines())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[output])

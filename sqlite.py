@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVarTuple
 
 import aiosqlite
+import msgspec
 
 import db
 from db import Row, T, Unit
@@ -42,6 +43,8 @@ QUEUE_SECONDS = 1.0
 """The estimated wait past which a lane takes no more units."""
 TURN_SECONDS = 5.0
 """How long a unit waits for its turn before it is dropped."""
+STILL_BUSY_SECONDS = 0.1
+"""How long the next unit waits for a process that held it while one waited in vain."""
 BATCH_SECONDS = 15.0
 """How long a batch may run before it is interrupted."""
 RECHECK_SECONDS = 5.0
@@ -83,16 +86,18 @@ def code_of(exc: BaseException) -> int:
 
 
 class Health:
-    """What the lanes of one engine know of their database: its trouble, or None."""
+    """What the lanes of one engine know of their database."""
 
     trouble: str | None = None
     checked = -RECHECK_SECONDS
+    locked = False
 
     def translated(self, exc: Exception) -> Exception:
         """Return what an error of the driver means to the caller, and note trouble."""
         code = code_of(exc)
         if code in UNCERTAIN:
             self.trouble = TROUBLES[code]
+        self.locked = self.locked or code in (BUSY, LOCKED)
         if code == FULL:
             return db.DiskFullError("the disk is full")
         return db.UnavailableError(TROUBLES[code]) if code in TROUBLES else exc
@@ -224,13 +229,24 @@ class Lane(aiosqlite.Connection):
         await super().close()
 
 
+LISTED = "id, purchase_name, quantity, date_created, last_updated, customer"
+PACKED = {
+    select: f"SELECT json_group_array(json_array({LISTED})) FROM ({select})"
+    for select in (db.SELECT_PURCHASES, db.SELECT_CUSTOMER_PURCHASES)
+}
+"""Statements whose rows come as one text: at each row, SQLite's driver hands the
+interpreter's lock to the other threads, and waits to get it back."""
+UNPACK = msgspec.json.Decoder(list[Row]).decode
+
+
 def drive(connection: Any, unit: Generator[tuple[str, Row], list[Row], T]) -> T:
     """Run one unit of work: send it the rows of each statement it yields."""
     try:
         sql, parameters = next(unit)
         while True:
-            rows = connection.execute(sql, parameters).fetchall()
-            sql, parameters = unit.send(rows)
+            packed = PACKED.get(sql)
+            rows = connection.execute(packed or sql, parameters).fetchall()
+            sql, parameters = unit.send(UNPACK(rows[0][0]) if packed else rows)
     except StopIteration as done:
         result: T = done.value
         return result
@@ -256,6 +272,7 @@ class WritingLane(Lane):
         self.wal = path.with_name(f"{path.name}-wal")
         self.commits = 0
         self.units = 0
+        self.busy_seconds = BUSY_SECONDS
 
     def open(self, path: Path) -> Any:
         """Return a connection in WAL mode, and note which files it has open."""
@@ -265,6 +282,12 @@ class WritingLane(Lane):
         connection.execute("ROLLBACK")
         self.files = self.files_now()
         return connection
+
+    def wait_for_lock(self, seconds: float) -> None:
+        """Set how long the next BEGIN waits for another process."""
+        if seconds != self.busy_seconds:
+            self._conn.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+            self.busy_seconds = seconds
 
     def files_now(self) -> tuple[tuple[int, int], ...]:
         """Return device and inode of the database and its WAL. OSError."""
@@ -284,9 +307,11 @@ class WritingLane(Lane):
         """Run a batch and commit it, in files that are still in their places."""
         if self.health.trouble is not None:
             self.reopen()
+        self.wait_for_lock(STILL_BUSY_SECONDS if self.health.locked else BUSY_SECONDS)
         self.verify_files()
         outcomes = super().transact(jobs, careful)
         self.verify_files()
+        self.health.locked = False
         self.commits += 1
         self.units += len(jobs)
         return outcomes
@@ -299,6 +324,7 @@ class WritingLane(Lane):
         with suppress(driver.Error):
             self._conn.close()
         self._connection = self.open(self.path)
+        self.busy_seconds = BUSY_SECONDS
         found = self._conn.execute("PRAGMA quick_check(1)").fetchall()
         if found != [("ok",)]:
             raise db.UnavailableError(TROUBLES[CORRUPT])
@@ -355,7 +381,7 @@ def path_of(url: str) -> Path:
     """Return the file that `sqlite:///relative` or `sqlite:////absolute` names."""
     name = url.removeprefix("sqlite:///")
     if name == url or not name or name == ":memory:":
-        raise db.RefusedError("DATABASE_URL names no file: sqlite:///NAME does")
+        raise db.RefusedError("DATABASE_URL names no database: sqlite:///NAME does")
     return Path(name)
 
 
@@ -473,7 +499,8 @@ def backup(path: Path, destination: Path) -> None:
     draft = destination.with_name(f".{destination.name}.{os.getpid()}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        with closing(_read_only(path)) as connection:
+        url = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(driver.connect(url, uri=True)) as connection:
             connection.execute("VACUUM INTO ?", (str(draft),))
         with draft.open("rb") as file:
             os.fsync(file.fileno())
@@ -487,7 +514,10 @@ def backup(path: Path, destination: Path) -> None:
 
 
 def _read_only(path: Path) -> Any:
-    return driver.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    # Without a WAL to read, SQLite would make one (sqlite.org/wal.html#readonly).
+    wal = path.with_name(f"{path.name}-wal")
+    mode = "mode=ro" if wal.exists() else "mode=ro&immutable=1"
+    return driver.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -76,17 +76,44 @@ def _access_line(request: Request) -> AccessLine:
     )
 
 
-class Histogram:
+class Histogram(msgspec.Struct):
     """How many requests took how long."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.sum = 0.0
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    sum: float = 0.0
+
+    def add(self, other: "Histogram") -> None:
+        """Add what another one counted."""
+        self.counts = list(map(add, self.counts, other.counts))
+        self.sum += other.sum
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return the cumulative counts by their upper bounds."""
         bounds = (*map(str, BOUNDS), "+Inf")
         return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class Counts(msgspec.Struct):
+    """What a process has counted, in a form that adds up with that of others."""
+
+    durations: dict[tuple[str, str, str], Histogram]
+    in_flight: int
+    dropped: int
+    units: int
+    commits: int
+    waiting: dict[str, int]
+
+    def add(self, other: "Counts", running: bool) -> None:
+        """Add what another process counted, and what it is at if it still runs."""
+        for key, histogram in other.durations.items():
+            self.durations.setdefault(key, Histogram()).add(histogram)
+        self.dropped += other.dropped
+        self.units += other.units
+        self.commits += other.commits
+        if running:
+            self.in_flight += other.in_flight
+            for lane, number in other.waiting.items():
+                self.waiting[lane] += number
 
 
 class Telemetry(Collector):

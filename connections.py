@@ -9,8 +9,8 @@ from typing import Any, ClassVar, cast
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod
 
-from handlers import ROUTES
-from middlewares import OUR_IDS, TELEMETRY, answer
+from handlers import methods_of
+from middlewares import TELEMETRY, answer
 from replies import REQUEST_ID, Problem, Reply
 from telemetry import Telemetry
 
@@ -30,11 +30,12 @@ FINISH_SECONDS = 0.05
 class Connection(web.RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("beginning", "head_since", "note", "pipe", "unread_since")
+    __slots__ = ("beginning", "head_since", "ids", "note", "pipe", "unread_since")
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, **server.settings)
         self.note = server.telemetry.note
+        self.ids = server.telemetry.ids
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the head of the first request."""
@@ -73,6 +74,17 @@ class Connection(web.RequestHandler):
         elif self.transport is not None:
             self._loop.call_later(FINISH_SECONDS, self.finish)
 
+    def stop(self) -> None:
+        """Close after the request under way, once all of it has come.
+
+        aiohttp's close() reads no more, and the rest of a body would never come.
+        """
+        request = self._current_request
+        if request is None or request.content.is_eof():
+            self.close()
+        else:
+            self._loop.call_later(FINISH_SECONDS, self.stop)
+
     def _is_idle(self) -> bool:
         return self._waiter is not None and not self._messages
 
@@ -109,7 +121,7 @@ class Connection(web.RequestHandler):
 
     def reply_to(self, fault: Exception, request: web.BaseRequest) -> Reply:
         """Return the answer to what the middleware never saw, and note it."""
-        request_id = request[REQUEST_ID] = next(OUR_IDS)
+        request_id = request[REQUEST_ID] = next(self.ids)
         reply = answer(fault, request, request_id)
         self.note((time(), request_id, "_OTHER", "unparsed", reply.status, 0.0, ""))
         return reply
@@ -134,14 +146,7 @@ def _allowed(beginning: bytes) -> str:
     line = REQUEST_LINE.match(beginning)
     if line is None:
         return ""
-    path = line[1].decode("ascii").partition("?")[0]
-    methods = {"OPTIONS"}
-    for route in ROUTES:
-        if re.fullmatch(re.sub(r"\{\w+\}", "[1-9][0-9]{0,18}", route.path), path):
-            methods |= (
-                {route.method, "HEAD"} if route.method == "GET" else {route.method}
-            )
-    return ", ".join(sorted(methods))
+    return ", ".join(methods_of(line[1].decode("ascii").partition("?")[0]))
 
 
 class Server(web.Server):
@@ -173,8 +178,8 @@ class Server(web.Server):
             problem = Problem(
                 503, "Too many connections.", headers={"Retry-After": "1"}
             )
-            request_id = next(OUR_IDS)
-            transport.write(problem.reply(request_id).to_closed_connection(request_id))
+            request_id = next(self.telemetry.ids)
+            transport.write(problem.reply(request_id).to_closed_connection())
             transport.close()
 
     def sweep(self) -> None:
@@ -184,6 +189,12 @@ class Server(web.Server):
         for connection in self.connections:
             if isinstance(connection, Connection):
                 connection.cut_if_slow(now)
+
+    def pre_shutdown(self) -> None:
+        """Take no more requests."""
+        for connection in self.connections:
+            if isinstance(connection, Connection):
+                connection.stop()
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
         """Let the requests in flight finish, then close every connection."""

@@ -1,7 +1,9 @@
 """What each URL means: reply structs, a short handler a route, the table of routes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import starmap
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -20,7 +22,7 @@ from bodies import (
     PurchaseChanges,
 )
 from conditions import entity_tag, idempotency_key, not_modified, versions
-from replies import ENCODER, Problem, Reply, invalid, ok
+from replies import ENCODER, Problem, Reply, header_lines, invalid, ok
 
 DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
 METRICS: web.AppKey[Callable[[], bytes]] = web.AppKey("metrics")
@@ -30,6 +32,8 @@ PAGES: web.AppKey[Mapping[str, "Page"]] = web.AppKey("pages")
 VERSION = "1.0.0"
 PAGE = 500
 """How many rows one hop to the database brings for a list without `limit`."""
+ID = "[1-9][0-9]{0,18}"
+"""What an id in a path looks like."""
 MONTHS = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
@@ -107,16 +111,20 @@ def _customer(row: db.Customer) -> CustomerReply:
     return CustomerReply(row.id, row.name, row.address, short_time(row.created_on))
 
 
-def _customer_listed(row: db.Row) -> CustomerReply:
-    return _customer(db.Customer(*row))
+def _customers_listed(rows: list[db.Row]) -> list[CustomerReply]:
+    return [_customer(db.Customer(*row)) for row in rows]
 
 
-def _purchase_listed(row: db.Row) -> PurchaseListed:
-    return PurchaseListed(*row)
+def _purchases_listed(rows: list[db.Row]) -> list[PurchaseListed]:
+    return list(starmap(PurchaseListed, rows))
+
+
+def _tag_line(version: int) -> str:
+    return f"ETag: {entity_tag(version)}\r\n"
 
 
 def _customer_reply(row: db.Customer) -> Reply:
-    return ok(_customer(row), headers={"ETag": entity_tag(row.version)})
+    return ok(_customer(row), _tag_line(row.version))
 
 
 def _purchase_reply(row: db.Purchase) -> Reply:
@@ -127,7 +135,7 @@ def _purchase_reply(row: db.Purchase) -> Reply:
         row.purchased_on,
         row.last_updated_on,
     )
-    return ok(reply, headers={"ETag": entity_tag(row.version)})
+    return ok(reply, _tag_line(row.version))
 
 
 # What a request says
@@ -177,11 +185,11 @@ async def read_customer(request: web.Request) -> web.StreamResponse:
     customer_id = _id(request, "customer_id")
     row = await request.app[DATABASE].read(db.read_customer, customer_id)
     if not_modified(request, row.version):
-        return Reply(304, headers={"ETag": entity_tag(row.version)})
+        return Reply(304, lines=_tag_line(row.version))
     return _customer_reply(row)
 
 
-async def find_customers(request: web.Request) -> web.StreamResponse:
+def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return the customers whose name holds a text, in any case."""
     texts = request.query.getall("name", [""])
     if len(texts) > 1 or len(texts[0]) > 200 or "\0" in texts[0]:
@@ -189,7 +197,7 @@ async def find_customers(request: web.Request) -> web.StreamResponse:
         raise invalid(("/name", rule))
     question = partial(db.find_customers, texts[0].casefold())
     ask = request.app[DATABASE].scan
-    return await _list(request, CustomerReply, _customer_listed, ask, question)
+    return _list(request, CustomerReply, _customers_listed, ask, question)
 
 
 async def change_customer(request: web.Request) -> web.StreamResponse:
@@ -266,10 +274,10 @@ async def _add(
         answer = render(await write(question, *args))
     else:
         answer = await write(db.once, key, render, question, *args)
-    headers = {"Location": answer.location, "ETag": answer.etag}
+    lines = f"Location: {answer.location}\r\nETag: {answer.etag}\r\n"
     if answer.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return Reply(answer.status, answer.body.encode(), headers)
+        lines += "Idempotency-Replayed: true\r\n"
+    return Reply(answer.status, answer.body.encode(), lines)
 
 
 async def read_purchase(request: web.Request) -> web.StreamResponse:
@@ -278,7 +286,7 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
         db.read_purchase, _id(request, "customer_id"), _id(request, "purchase_id")
     )
     if not_modified(request, row.version):
-        return Reply(304, headers={"ETag": entity_tag(row.version)})
+        return Reply(304, lines=_tag_line(row.version))
     return _purchase_reply(row)
 
 
@@ -379,35 +387,37 @@ def _deletion_query(request: web.Request) -> dict[str, Any]:
 
 Question = Callable[[int, int], db.Unit[db.Page]]
 """A question for a page of rows: after which id, and how many at the most."""
+Show = Callable[[list[db.Row]], Sequence[msgspec.Struct]]
+"""What makes the structs of a reply from rows."""
 
 
-async def list_purchases(request: web.Request) -> web.StreamResponse:
+def list_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return all purchases, or one customer's."""
     customer_id = _number(request, "customer_id", 1, MAX_ID)
     question: Question = db.list_purchases
     if customer_id is not None:
         question = partial(db.list_customer_purchases, customer_id)
     ask = request.app[DATABASE].read
-    return await _list(request, PurchaseListed, _purchase_listed, ask, question)
+    return _list(request, PurchaseListed, _purchases_listed, ask, question)
 
 
-async def list_customer_purchases(request: web.Request) -> web.StreamResponse:
+def list_customer_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return one customer's purchases."""
     question = partial(db.list_customer_purchases, _id(request, "customer_id"))
     ask = request.app[DATABASE].read
-    return await _list(request, PurchaseListed, _purchase_listed, ask, question)
+    return _list(request, PurchaseListed, _purchases_listed, ask, question)
 
 
 async def _list(
     request: web.Request,
     kind: type[msgspec.Struct],
-    show: Callable[[db.Row], msgspec.Struct],
+    show: Show,
     ask: Callable[[Question, int, int], Awaitable[db.Page]],
     question: Question,
 ) -> web.StreamResponse:
     """Answer with all rows, or with `limit` of them, in the form that was asked for."""
     form = lists.negotiate(request)
-    limit, after, headers = None, 0, {"Vary": "Accept"}
+    limit, after, lines = None, 0, lists.VARY
     if "?" in request.raw_path:
         limit = _number(request, "limit", 1, 1000)
         after = _number(request, "after", 0, MAX_ID) or 0
@@ -420,12 +430,11 @@ async def _list(
             rows = rows + page.rows
         if len(rows) > limit:
             rows = rows[:limit]
-            headers["Link"] = _next(request, rows[-1][0])
+            lines += f"Link: {_next(request, rows[-1][0])}\r\n"
     elif page.after is not None:
         pages = _pages(request.app[DATABASE], page, show, question)
         return await lists.stream(request, form, kind, pages)
-    body = form.whole(kind, [show(row) for row in rows])
-    return Reply(200, body, headers, form.content_type)
+    return Reply(200, form.whole(kind, show(rows)), lines, form.content_type)
 
 
 def _next(request: web.Request, after: int) -> str:
@@ -437,13 +446,13 @@ def _next(request: web.Request, after: int) -> str:
 async def _pages(
     database: db.Engine,
     page: db.Page,
-    show: Callable[[db.Row], msgspec.Struct],
+    show: Show,
     question: Question,
-) -> AsyncIterator[list[msgspec.Struct]]:
-    yield [show(row) for row in page.rows]
+) -> AsyncIterator[Sequence[msgspec.Struct]]:
+    yield show(page.rows)
     while page.after is not None:
         page = await database.scan(question, page.after, PAGE)
-        yield [show(row) for row in page.rows]
+        yield show(page.rows)
 
 
 # The server itself
@@ -508,13 +517,11 @@ def _page(request: web.Request) -> Reply:
     page = request.app[PAGES].get(request.path)
     if page is None:
         raise Problem(404, "There is nothing at this address.")
-    headers = {
-        "ETag": entity_tag(page.version),
-        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    }
+    lines = _tag_line(page.version)
+    lines += f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}\r\n"
     if not_modified(request, page.version):
-        return Reply(304, headers=headers)
-    return Reply(200, page.body, headers, page.content_type)
+        return Reply(304, lines=lines)
+    return Reply(200, page.body, lines, page.content_type)
 
 
 # The table of routes
@@ -571,3 +578,34 @@ ROUTES = (
     Route("GET", "/docs/{asset}", docs_asset, None, bytes, 200, "public"),
 )
 # fmt: on
+
+
+async def nowhere(request: web.Request) -> web.StreamResponse:
+    """Answer what no route matches; OPTIONS with the methods that a path has."""
+    methods = methods_of(request.path)
+    if not methods:
+        raise Problem(404, "There is nothing at this address.")
+    allow = {"Allow": ", ".join(methods)}
+    if request.method == "OPTIONS":
+        return Reply(204, lines=header_lines(allow))
+    raise Problem(405, "Not with this method.", headers=allow)
+
+
+NOWHERE = Route("*", "unmatched", nowhere, None, None, 404, "read")
+"""Stands for what no route matches: it is let in, counted and logged like a route."""
+
+
+def _matches(path: str) -> re.Pattern[str]:
+    ids = re.sub(r"\{\w+_id\}", ID, path)
+    return re.compile(re.sub(r"\{\w+\}", "[^/]+", ids))
+
+
+METHODS = [(_matches(route.path), route.method) for route in ROUTES]
+
+
+def methods_of(path: str) -> list[str]:
+    """Return the methods that a path has, none when there is nothing at it."""
+    methods = {method for matches, method in METHODS if matches.fullmatch(path)}
+    if "GET" in methods:
+        methods.add("HEAD")
+    return sorted(methods | {"OPTIONS"}) if methods else []

@@ -14,24 +14,27 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 
 
+Rows = Sequence[msgspec.Struct]
+Kind = type[msgspec.Struct]
+
+
 class Format(NamedTuple):
-    """A media type, and the pieces that a list of structs is written with."""
+    """A media type, and what writes a list of structs: whole, or piece by piece."""
 
     media_type: str
     content_type: str
-    before: Callable[[type[msgspec.Struct]], bytes]
-    rows: Callable[[Sequence[msgspec.Struct]], bytes]
-    between: bytes
-    after: bytes
-
-    def whole(
-        self, kind: type[msgspec.Struct], rows: Sequence[msgspec.Struct]
-    ) -> bytes:
-        """Return a list in one piece."""
-        return self.before(kind) + self.rows(rows) + self.after
+    whole: Callable[[Kind, Rows], bytes]
+    before: Callable[[Kind], bytes]
+    rows: Callable[[Rows], bytes]
+    between: bytes = b""
+    after: bytes = b""
 
 
-def _json_rows(rows: Sequence[msgspec.Struct]) -> bytes:
+def _json_whole(kind: Kind, rows: Rows) -> bytes:
+    return ENCODER.encode({"status": "ok", "data": rows})
+
+
+def _json_rows(rows: Rows) -> bytes:
     return ENCODER.encode(rows)[1:-1]
 
 
@@ -46,7 +49,7 @@ def _csv_cell(value: object) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def _csv_rows(rows: Sequence[msgspec.Struct]) -> bytes:
+def _csv_rows(rows: Rows) -> bytes:
     return _csv_lines(
         [[_csv_cell(value) for value in msgspec.structs.astuple(row)] for row in rows]
     )
@@ -56,6 +59,7 @@ FORMATS = (
     Format(
         "application/json",
         JSON,
+        _json_whole,
         lambda kind: b'{"status":"ok","data":[',
         _json_rows,
         b",",
@@ -64,20 +68,19 @@ FORMATS = (
     Format(
         "application/jsonl",
         "application/jsonl; charset=utf-8",
+        lambda kind, rows: ENCODER.encode_lines(rows),
         lambda kind: b"",
         ENCODER.encode_lines,
-        b"",
-        b"",
     ),
     Format(
         "text/csv",
         "text/csv; charset=utf-8; header=present",
+        lambda kind, rows: _csv_lines([kind.__struct_fields__]) + _csv_rows(rows),
         lambda kind: _csv_lines([kind.__struct_fields__]),
         _csv_rows,
-        b"",
-        b"",
     ),
 )
+VARY = "Vary: Accept\r\n"
 
 
 def negotiate(request: web.Request) -> Format:
@@ -116,8 +119,8 @@ def _quality(media_type: str, ranges: dict[str, float]) -> float:
 async def stream(
     request: web.Request,
     form: Format,
-    kind: type[msgspec.Struct],
-    pages: AsyncIterator[list[msgspec.Struct]],
+    kind: Kind,
+    pages: AsyncIterator[Rows],
 ) -> web.StreamResponse:
     """Send a list page by page, as fast as the client takes it."""
     headers = {"Content-Type": form.content_type, "Vary": "Accept"}

@@ -2,29 +2,19 @@
 
 import logging
 import re
-import secrets
-from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
-from itertools import count
 from time import time
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 import db
 from access import Door
-from handlers import ROUTES, Route
+from handlers import NOWHERE, Handler, Route
 from replies import CALLER, REQUEST_ID, Problem, Reply, invalid
 from telemetry import Telemetry
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 LOG = logging.getLogger("server")
 TELEMETRY: web.AppKey[Telemetry] = web.AppKey("telemetry", Telemetry)
-
-NOWHERE = Route("*", "unmatched", ROUTES[0].handler, None, None, 404, "read")
-"""Stands for what no route matches: it is let in, counted and logged like a route."""
-ROUTE_OF = {route.handler: route for route in ROUTES}
 
 CLIENT_GONE = 499
 """Stands in the log and the metrics for the status of what nobody waited for."""
@@ -33,32 +23,29 @@ HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 CALLERS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def _ids() -> Iterator[str]:
-    # Drawn at the first use: each of the WORKERS draws its own.
-    yield from map(f"{secrets.token_hex(5)}-{{:x}}".format, count(1))
+def observed(route: Route, door: Door, telemetry: Telemetry) -> Handler:
+    """Return the handler of a route, inside what every request passes through.
 
+    Put around each handler, since a middleware of aiohttp's costs each request two
+    more coroutines and a search for the chain to run.
+    """
+    handler, access, query = route.handler, route.access, route.query
+    path, anywhere = route.path, route is NOWHERE
+    ids, note = telemetry.ids, telemetry.note
 
-OUR_IDS = _ids()
-
-
-def observer(door: Door, telemetry: Telemetry) -> Middleware:
-    """Return the one middleware: a layer more would cost each request anew."""
-
-    @web.middleware
-    async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def observe(request: web.Request) -> web.StreamResponse:
         began = time()
         telemetry.in_flight += 1
-        route = ROUTE_OF.get(handler, NOWHERE)
         given = request.headers.get("X-Request-Id")
-        request_id = given if given and CALLERS_ID.fullmatch(given) else next(OUR_IDS)
+        request_id = given if given and CALLERS_ID.fullmatch(given) else next(ids)
         request[REQUEST_ID] = request_id
         caller, status = "", CLIENT_GONE
         try:
             if door.tokens is not None and request.method != "OPTIONS":
-                caller = request[CALLER] = door.caller(request, route.access)
+                caller = request[CALLER] = door.caller(request, access)
             _check_host(request.headers.get("Host", ""))
-            if "?" in request.raw_path:
-                _check_query(request, route)
+            if "?" in request.raw_path and not anywhere:
+                _check_query(request, query)
             response = await handler(request)
             status = response.status
         except Exception as exc:
@@ -68,11 +55,11 @@ def observer(door: Door, telemetry: Telemetry) -> Middleware:
             ended = time()
             took = ended - began
             telemetry.in_flight -= 1
-            telemetry.note(
-                (ended, request_id, request.method, route.path, status, took, caller)
-            )
-        if door.origins and isinstance(response, Reply):
-            response.add(door.cross_origin(request))
+            note((ended, request_id, request.method, path, status, took, caller))
+        if isinstance(response, Reply):
+            response.request_id = request_id
+            if door.origins:
+                response.add(door.cross_origin(request))
         return response
 
     return observe
@@ -85,9 +72,9 @@ def _check_host(host: str) -> None:
         raise Problem(400, "The Host header is not a host.")
 
 
-def _check_query(request: web.Request, route: Route) -> None:
-    unknown = sorted(request.query.keys() - route.query)
-    if unknown and route is not NOWHERE:
+def _check_query(request: web.Request, known: frozenset[str]) -> None:
+    unknown = sorted(request.query.keys() - known)
+    if unknown:
         raise invalid(
             *((f"/{name[:200]}", "There is no such parameter.") for name in unknown)
         )
@@ -109,8 +96,6 @@ def answer(exc: Exception, request: web.BaseRequest, request_id: str) -> Reply:
             LOG.error("a list broke off: %s", exc, exc_info=unknown, extra=extra)
         request.protocol.force_close()
         raise ConnectionResetError("the list broke off") from exc
-    if request.method == "OPTIONS" and isinstance(exc, web.HTTPMethodNotAllowed):
-        return Reply(204, headers={"Allow": _allow(exc)})
     problem = problem_of(exc)
     if problem is None:
         LOG.error("unknown fault", exc_info=exc, extra={"request_id": request_id})
@@ -119,10 +104,6 @@ def answer(exc: Exception, request: web.BaseRequest, request_id: str) -> Reply:
     if problem.status in (408, 413):  # the rest of the body is not worth reading
         reply.force_close()
     return reply
-
-
-def _allow(exc: web.HTTPMethodNotAllowed) -> str:
-    return ", ".join(sorted(exc.allowed_methods | {"OPTIONS"}))
 
 
 def problem_of(exc: Exception) -> Problem | None:
@@ -144,10 +125,6 @@ def problem_of(exc: Exception) -> Problem | None:
             return Problem(503, f"Not now: {exc}.", headers={"Retry-After": "1"})
         case db.DiskFullError():
             return Problem(507, "There is no space left to store it.")
-        case web.HTTPMethodNotAllowed():
-            return Problem(405, "Not with this method.", headers={"Allow": _allow(exc)})
-        case web.HTTPNotFound():
-            return Problem(404, "There is nothing at this address.")
         case web.HTTPException():
             return Problem(exc.status, f"{exc.reason}.")
     return None

@@ -23,30 +23,30 @@ FIXED_HEADERS = {
 ENCODER = msgspec.json.Encoder()
 
 
-def _lines(headers: Mapping[str, str]) -> str:
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Return headers as they are written."""
     return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
 STATUS_LINES = {
-    status.value: f" {status.value} {status.phrase}\r\n{_lines(FIXED_HEADERS)}"
+    status.value: f" {status.value} {status.phrase}\r\n{header_lines(FIXED_HEADERS)}"
     for status in HTTPStatus
 }
 
 
-class _DateLine:
+class _Date:
     """The Date header, made once a second (RFC 9110, section 6.6.1)."""
 
     second = 0
     line = ""
 
-    def at(self, seconds: float) -> str:
-        if int(seconds) != self.second:
-            self.second = int(seconds)
-            self.line = f"Date: {formatdate(self.second, usegmt=True)}\r\n"
-        return self.line
+    def turn(self, second: int) -> None:
+        """Begin another second."""
+        self.second = second
+        self.line = f"Date: {formatdate(second, usegmt=True)}\r\n"
 
 
-DATE = _DateLine()
+DATE = _Date()
 BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 
@@ -58,41 +58,49 @@ class Reply(web.StreamResponse):
     `lines` is made by this server, without CR or LF.
     """
 
+    status: int = 0  # aiohttp's is a property, and asked for thrice a request
+
     def __init__(
         self,
         status: int,
         body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
+        lines: str = "",
         content_type: str = JSON,
     ) -> None:
         # Not super().__init__(): the dictionaries it makes would stay empty.
-        self._status = status
+        self.status = status
         self.body = body
-        self.lines = _lines(headers) if headers else ""
-        if body or status == HTTPStatus.OK:
-            self.lines += f"Content-Type: {content_type}\r\n"
+        self.lines = lines
+        self.content_type_line = f"Content-Type: {content_type}\r\n"
+        self.request_id = ""
 
     def add(self, headers: Mapping[str, str]) -> None:
         """Add headers to those that it has."""
-        self.lines += _lines(headers)
+        self.lines += header_lines(headers)
 
-    def head(self, request_id: str, connection: str) -> bytes:
+    def head(self, connection: str) -> bytes:
         """Return the status line and the headers."""
-        length = (
-            "" if self.status in BODILESS else f"Content-Length: {len(self.body)}\r\n"
-        )
+        now = int(time())
+        if now != DATE.second:
+            DATE.turn(now)
+        status, body, kind = self.status, self.body, ""
+        if body or status == HTTPStatus.OK:
+            kind = self.content_type_line
+        if status not in BODILESS:
+            kind += f"Content-Length: {len(body)}\r\n"
         return (
-            f"HTTP/1.1{STATUS_LINES[self.status]}{DATE.at(time())}{self.lines}{length}"
-            f"{connection}X-Request-Id: {request_id}\r\n\r\n"
+            f"HTTP/1.1{STATUS_LINES[status]}{DATE.line}{self.lines}{kind}"
+            f"{connection}X-Request-Id: {self.request_id}\r\n\r\n"
         ).encode("latin-1")
 
-    def to_closed_connection(self, request_id: str) -> bytes:
+    def to_closed_connection(self) -> bytes:
         """Return all of it, for a connection that is closed after it."""
-        return self.head(request_id, "Connection: close\r\n") + self.body
+        return self.head("Connection: close\r\n") + self.body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write all of it. ConnectionResetError when the client has gone."""
-        transport = request.transport
+        protocol = request.protocol
+        transport = protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         if self._keep_alive is None:
@@ -102,9 +110,9 @@ class Reply(web.StreamResponse):
             connection = "Connection: close\r\n"
         elif request.version < (1, 1):
             connection = "Connection: keep-alive\r\n"
-        head = self.head(request[REQUEST_ID], connection)
+        head = self.head(connection)
         transport.write(head if request.method == "HEAD" else head + self.body)
-        if request.protocol.writing_paused:
+        if protocol.writing_paused:
             await request.writer.drain()
         return None
 
@@ -112,9 +120,9 @@ class Reply(web.StreamResponse):
         """Do nothing: `prepare` has written the end too."""
 
 
-def ok(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+def ok(data: Any, lines: str = "") -> Reply:
     """Return the body that every success but deleting has."""
-    return Reply(status, ENCODER.encode({"status": "ok", "data": data}), headers)
+    return Reply(200, ENCODER.encode({"status": "ok", "data": data}), lines)
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
@@ -131,7 +139,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         self.status = status
         self.detail = detail
         self.errors = errors
-        self.headers = headers
+        self.headers = headers or {}
 
     def reply(self, request_id: str) -> Reply:
         """Return it as application/problem+json."""
@@ -144,7 +152,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         }
         if self.errors:
             body["errors"] = self.errors
-        return Reply(self.status, ENCODER.encode(body), self.headers, PROBLEM)
+        reply = Reply(
+            self.status, ENCODER.encode(body), header_lines(self.headers), PROBLEM
+        )
+        reply.request_id = request_id
+        return reply
 
 
 def invalid(*faults: tuple[str, str]) -> Problem:

@@ -20,10 +20,12 @@ import db
 import handlers
 import openapi
 import sqlite
+import workers
 from access import Door, new_token, read_tokens
 from connections import Runner
-from middlewares import TELEMETRY, observer
+from middlewares import TELEMETRY, observed
 from telemetry import JSONLines, Telemetry
+from workers import Worker
 
 try:
     import uvloop
@@ -71,22 +73,26 @@ def init_app(
     """Return the application, on a database that `try_make_db` has made."""
     door = door or Door()
     telemetry = Telemetry(handlers.VERSION, settings.access_log)
-    app = web.Application(middlewares=[observer(door, telemetry)])
+    app = web.Application()
     app[TELEMETRY] = telemetry
     app[handlers.METRICS] = telemetry.text
     app[handlers.PAGES] = openapi.pages(door.tokens is not None)
     for route in handlers.ROUTES:
-        path = route.path.replace("_id}", "_id:[1-9][0-9]{0,18}}")
+        path = route.path.replace("_id}", f"_id:{handlers.ID}}}")
+        handler = observed(route, door, telemetry)
         if route.method == "GET":
-            app.router.add_get(path, route.handler)  # and HEAD
+            app.router.add_get(path, handler)  # and HEAD
         else:
-            app.router.add_route(route.method, path, route.handler)
+            app.router.add_route(route.method, path, handler)
+    nowhere = observed(handlers.NOWHERE, door, telemetry)
+    app.router.add_route("*", "/{anything:.*}", nowhere)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
         telemetry.engine = app[handlers.DATABASE] = await db.connect(
             settings.database_url
         )
         forgetting = asyncio.create_task(_forget_keys(telemetry.engine))
+        telemetry.start()
         yield
         forgetting.cancel()
         telemetry.close()
@@ -110,7 +116,7 @@ async def _forget_keys(engine: db.Engine) -> None:
         await asyncio.sleep(60)
 
 
-async def serve(settings: Settings, door: Door) -> None:
+async def serve(settings: Settings, door: Door, worker: Worker | None = None) -> None:
     """Serve until SIGTERM or SIGINT, and finish what was begun."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -122,6 +128,9 @@ async def serve(settings: Settings, door: Door) -> None:
     app = init_app(settings, door)
     runner = Runner(app, max(files - SPARE_FILES, 16), shutdown_timeout=STOP_SECONDS)
     await runner.setup()
+    if worker is not None:
+        app[TELEMETRY].join(worker)
+        worker.attend(stop.set)
     try:
         site = web.TCPSite(
             runner,
@@ -133,7 +142,8 @@ async def serve(settings: Settings, door: Door) -> None:
         await site.start()
         host, port = runner.addresses[0][:2]
         where = f"[{host}]" if ":" in host else host
-        LOG.info(
+        LOG.log(
+            logging.INFO if worker is None or worker.first else logging.DEBUG,
             "serving http://%s:%s on %s, %s",
             where,
             port,
@@ -144,7 +154,8 @@ async def serve(settings: Settings, door: Door) -> None:
         gc.freeze()  # what start-up made lives as long as the process
         gc.set_threshold(20_000, 20, 50)  # requests leave few cycles behind
         await stop.wait()
-        LOG.info("stopping")
+        if worker is None:
+            LOG.info("stopping")
     finally:
         await runner.cleanup()
 
@@ -279,9 +290,9 @@ def main() -> None:
                 token, line = new_token(name, "read" if read else "write")
                 sys.stdout.write(f"{token}\n{line}\n")
             case ["copy", source, destination]:
-                import postgres
+                import transfer
 
-                asyncio.run(postgres.copy(source, destination))
+                asyncio.run(transfer.copy(source, destination))
             case _:
                 parser.error(f"no such command: {' '.join(command)}")
     except ValueError as exc:
@@ -290,16 +301,35 @@ def main() -> None:
         parser.exit(1, f"{parser.prog}: {exc}\n")
 
 
+def _check_workers(url: str) -> None:
+    """Say where several processes cannot share a port or a database. RefusedError."""
+    if not workers.AVAILABLE:
+        raise db.RefusedError("WORKERS must be 1: this system shares no port")
+    if not db.is_postgres(url) and not sqlite.WAL_RESET_FIXED:
+        version = ".".join(map(str, sqlite.VERSION))
+        raise db.RefusedError(
+            f"WORKERS must be 1: SQLite {version} can damage a database that several "
+            "processes write (sqlite.org/wal.html#walresetbug)"
+        )
+
+
 def run(settings: Settings, parser: Parser) -> None:
     """Make the database and serve it."""
     try:
         door = _door(settings)
+        if settings.workers > 1:
+            _check_workers(settings.database_url)
     except db.RefusedError as exc:
         parser.error(str(exc))
     try_make_db(settings.database_url)
+    worker = None
+    if settings.workers > 1:
+        port = workers.free_port(settings.host, settings.port)
+        settings = settings._replace(port=port)
+        worker = workers.start(settings.workers)  # the parent stays in there
     loop_factory: Any = uvloop.new_event_loop if uvloop else None
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(serve(settings, door))
+        runner.run(serve(settings, door, worker))
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ class Lane(aiosqlite.Connection):
         self.health = health
         self.waiting: deque[Job] = deque()
         self.batch_seconds = 0.0
+        self.loop = asyncio.get_running_loop()
         self._turn: asyncio.Task[None] | None = None
 
     def open(self, path: Path) -> Any:
@@ -136,15 +137,14 @@ class Lane(aiosqlite.Connection):
             wait = self.batch_seconds * (1 + len(self.waiting) // BATCH_UNITS)
             if wait > QUEUE_SECONDS:
                 raise db.OverloadedError("too many requests are waiting", ceil(wait))
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self.waiting.append((question, args, future, loop.time() + TURN_SECONDS))
+        future: asyncio.Future[T] = self.loop.create_future()
+        self.waiting.append((question, args, future, self.loop.time() + TURN_SECONDS))
         if self._turn is None:
-            self._turn = loop.create_task(self._take_turns())
+            self._turn = self.loop.create_task(self._take_turns())
         return future
 
     async def _take_turns(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         while jobs := self._next_batch(loop.time()):
             began = loop.time()
             watchdog = loop.call_later(BATCH_SECONDS, self._conn.interrupt)

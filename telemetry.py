@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import operator
 import os
+import secrets
 import sys
 import traceback
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 import msgspec
@@ -24,9 +27,10 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 import db
+from workers import Worker
 
 ENCODER = msgspec.json.Encoder()
-FLUSH_SECONDS = 0.1
+FLUSH_SECONDS = 0.25
 MAX_BATCHES = 100
 """Batches of access lines kept while stdout takes none; further lines are dropped."""
 
@@ -56,24 +60,24 @@ Request = tuple[float, str, str, str, int, float, str]
 """A request that was answered: when, id, method, route, status, seconds, caller."""
 
 
-class AccessLine(msgspec.Struct):
-    """A request in the access log: never a body, a name, an address or a token."""
+def access_lines(requests: list[Request]) -> bytes:
+    """Return the access log's lines: never a body, a name, an address or a token.
 
-    time: datetime
-    id: str
-    method: str
-    route: str
-    status: int
-    duration: float
-    caller: str
-
-
-def _access_line(request: Request) -> AccessLine:
-    ended, request_id, method, route, status, seconds, caller = request
-    time = datetime.fromtimestamp(ended, UTC)
-    return AccessLine(
-        time, request_id, method, route, status, round(seconds, 6), caller
-    )
+    Put together as text, for all that goes in is free of quotes and backslashes, and
+    this is the dearest thing that a request pays for being seen.
+    """
+    lines, second, date = [], "", ""
+    for ended, request_id, method, route, status, seconds, caller in requests:
+        time = f"{ended:.6f}"
+        if time[:-7] != second:
+            second = time[:-7]
+            date = datetime.fromtimestamp(int(second), UTC).isoformat()[:19]
+        lines.append(
+            f'{{"time":"{date}{time[-7:]}Z","id":"{request_id}","method":"{method}",'
+            f'"route":"{route}","status":{status},"duration":{seconds:.6f},'
+            f'"caller":"{caller}"}}\n'
+        )
+    return "".join(lines).encode()
 
 
 class Histogram(msgspec.Struct):
@@ -84,8 +88,19 @@ class Histogram(msgspec.Struct):
 
     def add(self, other: "Histogram") -> None:
         """Add what another one counted."""
-        self.counts = list(map(add, self.counts, other.counts))
+        self.counts = list(map(operator.add, self.counts, other.counts))
         self.sum += other.sum
+
+    def count(self, seconds: list[float]) -> None:
+        """Count what took so many seconds."""
+        seconds.sort()
+        below = 0
+        for bucket, bound in enumerate(BOUNDS):
+            until = bisect_right(seconds, bound, below)
+            self.counts[bucket] += until - below
+            below = until
+        self.counts[-1] += len(seconds) - below
+        self.sum += sum(seconds)
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return the cumulative counts by their upper bounds."""
@@ -96,24 +111,27 @@ class Histogram(msgspec.Struct):
 class Counts(msgspec.Struct):
     """What a process has counted, in a form that adds up with that of others."""
 
-    durations: dict[tuple[str, str, str], Histogram]
-    in_flight: int
-    dropped: int
-    units: int
-    commits: int
-    waiting: dict[str, int]
+    durations: dict[tuple[str, str, str], Histogram] = {}
+    in_flight: int = 0
+    dropped: int = 0
+    units: int = 0
+    commits: int = 0
+    waiting: dict[str, int] = {}
 
-    def add(self, other: "Counts", running: bool) -> None:
-        """Add what another process counted, and what it is at if it still runs."""
+    def add(self, other: "Counts") -> None:
+        """Add what another process counted."""
         for key, histogram in other.durations.items():
             self.durations.setdefault(key, Histogram()).add(histogram)
+        self.in_flight += other.in_flight
         self.dropped += other.dropped
         self.units += other.units
         self.commits += other.commits
-        if running:
-            self.in_flight += other.in_flight
-            for lane, number in other.waiting.items():
-                self.waiting[lane] += number
+        for lane, number in other.waiting.items():
+            self.waiting[lane] = self.waiting.get(lane, 0) + number
+
+
+RECORDS = msgspec.msgpack.Encoder()
+RECORD = msgspec.msgpack.Decoder(Counts)
 
 
 class Telemetry(Collector):
@@ -127,37 +145,70 @@ class Telemetry(Collector):
         self.requests: list[Request] = []
         self.durations: dict[tuple[str, str, str], Histogram] = {}
         self.engine: db.Engine | None = None
+        self.worker: Worker | None = None
+        self.before = Counts()
+        """What the workers had counted whose place this one took."""
         self._unwritten = 0
         self._writer = ThreadPoolExecutor(1)  # a stuck stdout must not stop the loop
         self._flushing: asyncio.TimerHandle | None = None
+        self.note: Callable[[Request], None] = self.requests.append
+        """Keeps a request until the next flush."""
+        self.ids = map(f"{secrets.token_hex(5)}-{{:x}}".format, count(1))
+        """Ids for requests that bring none."""
 
-    def note(self, request: Request) -> None:
-        """Keep a request until the next flush."""
-        self.requests.append(request)
-        if self._flushing is None:
-            loop = asyncio.get_running_loop()
-            self._flushing = loop.call_later(FLUSH_SECONDS, self.flush)
+    def start(self) -> None:
+        """Flush from now on, again and again."""
+        self.flush()
+        loop = asyncio.get_running_loop()
+        self._flushing = loop.call_later(FLUSH_SECONDS, self.start)
 
     def flush(self) -> None:
         """Count the requests that were noted, and hand their lines to the writer."""
-        self._flushing = None
-        requests, self.requests = self.requests, []
+        requests = self.requests.copy()
+        self.requests.clear()
+        took: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
         for _, _, method, route, status, seconds, _ in requests:
-            key = (method, route, str(status))
-            histogram = self.durations.get(key)
-            if histogram is None:
-                histogram = self.durations[key] = Histogram()
-            histogram.counts[bisect_left(BOUNDS, seconds)] += 1
-            histogram.sum += seconds
+            took[method, route, status].append(seconds)
+        for (method, route, status), seconds_of in took.items():
+            key = method, route, str(status)
+            self.durations.setdefault(key, Histogram()).count(seconds_of)
         if self.access_log and requests:
             self._write(requests)
+        if self.worker is not None:
+            record = RECORDS.encode(self._counts())
+            self.worker.board.post(self.worker.number, record)
+
+    def join(self, worker: Worker) -> None:
+        """Add up with other workers, and go on where the last in this place ended."""
+        self.worker = worker
+        if record := worker.board.read(worker.number):
+            self.before = RECORD.decode(record)
+            self.before.in_flight = 0
+            self.before.waiting.clear()
+        self.flush()
+
+    def _counts(self) -> Counts:
+        own = Counts(self.durations, self.in_flight, self.dropped)
+        if self.engine is not None:
+            own.units, own.commits, own.waiting, _ = self.engine.measures()
+        counts = Counts()
+        counts.add(self.before)
+        counts.add(own)
+        return counts
+
+    def _counts_of_all(self) -> Counts:
+        counts = self._counts()
+        if self.worker is not None:
+            for record in self.worker.board.others(self.worker.number):
+                counts.add(RECORD.decode(record))
+        return counts
 
     def _write(self, requests: list[Request]) -> None:
         if self._unwritten >= MAX_BATCHES:
             self.dropped += len(requests)
             return
         self._unwritten += 1
-        lines = ENCODER.encode_lines([_access_line(request) for request in requests])
+        lines = access_lines(requests)
         self._writer.submit(self._print, lines)
 
     def _print(self, lines: bytes) -> None:
@@ -181,49 +232,53 @@ class Telemetry(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics of this process and of its database."""
+        """Return the metrics of this process, of its fellows and of the database."""
+        counts = self._counts_of_all()
         durations = HistogramMetricFamily(
             "http_server_request_duration_seconds",
             "Time from the head of a request to the end of its answer.",
             labels=LABELS,
         )
-        for key, histogram in self.durations.items():
+        for key, histogram in counts.durations.items():
             durations.add_metric(key, histogram.buckets(), histogram.sum)
         yield durations
         yield GaugeMetricFamily(
-            "http_server_active_requests", "Requests being answered.", self.in_flight
+            "http_server_active_requests", "Requests being answered.", counts.in_flight
         )
         yield CounterMetricFamily(
-            "access_log_lines_dropped", "Lines that stdout did not take.", self.dropped
+            "access_log_lines_dropped",
+            "Lines that stdout did not take.",
+            counts.dropped,
         )
         build = InfoMetricFamily("customer_purchase_server_build", "What is running.")
         build.add_metric((), {"version": self.version})
         yield build
         if self.engine is not None:
-            yield from _engine_metrics(self.engine)
+            yield from _engine_metrics(self.engine, counts)
 
     def close(self) -> None:
         """Write what was noted."""
+        if self._flushing is not None:
+            self._flushing.cancel()
         self.flush()
         self._writer.shutdown()
 
 
-def _engine_metrics(engine: db.Engine) -> Iterator[Metric]:
-    measures = engine.measures()
+def _engine_metrics(engine: db.Engine, counts: Counts) -> Iterator[Metric]:
     yield CounterMetricFamily(
-        "database_units_written", "Units of work committed.", measures.units
+        "database_units_written", "Units of work committed.", counts.units
     )
     yield CounterMetricFamily(
-        "database_commits", "Commits, each of one unit or more.", measures.commits
+        "database_commits", "Commits, each of one unit or more.", counts.commits
     )
     waiting = GaugeMetricFamily(
         "database_units_waiting", "Units of work that wait.", labels=("lane",)
     )
-    for lane, number in measures.waiting.items():
+    for lane, number in counts.waiting.items():
         waiting.add_metric((lane,), number)
     yield waiting
     yield GaugeMetricFamily(
-        "database_size_bytes", "Bytes of the database on disk.", measures.size
+        "database_size_bytes", "Bytes of the database on disk.", engine.measures().size
     )
     database = InfoMetricFamily("database", "The database engine.")
     database.add_metric((), {"version": engine.name})

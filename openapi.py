@@ -1,0 +1,443 @@
+"""The description of the API (OpenAPI 3.1) and its page, made from ROUTES."""
+
+import inspect
+import re
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, get_origin
+from zlib import crc32
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
+
+import handlers
+from bodies import MAX_ID, Changes, Deletion, Id, NewPurchase
+from conditions import KEY
+from handlers import PURCHASE, PURCHASES, ROUTES, PurchaseAdded, PurchaseReply, Route
+from lists import FORMATS
+from replies import ENCODER, JSON, PROBLEM
+
+Object = dict[str, Any]
+
+
+class Fault(msgspec.Struct):
+    """What is wrong, and a JSON pointer to the place."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemDetails(msgspec.Struct):
+    """What went wrong with a request (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[Fault] | UnsetType = UNSET
+
+
+ABOUT = """\
+Customers, and what they bought. A success is `{"status": "ok", …}`; anything else is a
+problem (RFC 9457). Unknown fields and query parameters are refused. `HEAD` works
+wherever `GET` does, and `OPTIONS` answers with `Allow`. A POST that carries an
+`Idempotency-Key` may be sent again, and `If-Match` keeps an update from being lost.
+"""
+TAGS = ("customers", "purchases", "server")
+
+PROBLEMS = {
+    400: "Not HTTP/1.1, or not JSON.",
+    401: "No token, or an unknown one.",
+    403: "The token may only read.",
+    404: "There is nothing with this id.",
+    406: "None of the media types is acceptable.",
+    408: "The body came too slowly.",
+    409: "A request with the same Idempotency-Key is being worked on.",
+    412: "The row has changed since.",
+    413: "The body is too large.",
+    415: "A body of another media type, or with a Content-Encoding.",
+    422: "Something is not valid; `errors` names every fault.",
+    500: "An unknown fault; the log has it under the request's id.",
+    503: "Too busy, or the database is out of reach.",
+    507: "The disk is full.",
+}
+PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
+
+HEADERS = {
+    "X-Request-Id": (True, "The id of the request: the caller's, or the server's."),
+    "ETag": (True, "The version of the row."),
+    "Location": (True, "The path of the new row."),
+    "WWW-Authenticate": (True, "The scheme: Bearer."),
+    "Retry-After": (True, "Seconds to wait before the next try."),
+    "Idempotency-Replayed": (False, "`true` when the first answer is given again."),
+    "Link": (False, "The page that follows, or why the request is deprecated."),
+    "Deprecation": (False, "Since when the request is deprecated (RFC 9745)."),
+}
+
+FILES = ("favicon-32x32.png", "index.css", "swagger-ui-bundle.js", "swagger-ui.css")
+PARAMETERS: Object = {
+    "path": {
+        "customer_id": (Id, "The id of a customer."),
+        "purchase_id": (Id, "The id of a purchase."),
+        "asset": (Literal["start.js", *FILES], "A file of the page."),
+    },
+    "query": {
+        "limit": (Annotated[int, Meta(ge=1, le=1000)], "At most so many rows."),
+        "after": (Annotated[int, Meta(ge=0, le=MAX_ID)], "Only rows past this id."),
+        "customer_id": (Id, "Only the purchases of this customer."),
+        "name": (Annotated[str, Meta(max_length=200)], "A part of the name."),
+        "delete_all": (bool, "In place of a body: delete all."),
+        "purchase_id": (
+            Annotated[list[Id], Meta(max_length=10_000)],
+            "In place of a body: delete these.",
+        ),
+    },
+    "header": {
+        "X-Request-Id": (str, "An id for the log: 1 to 64 of `A-Z a-z 0-9 . _ -`."),
+        "Idempotency-Key": (
+            Annotated[str, Meta(pattern=f"^(?:{KEY.pattern})$")],
+            "Kept for 24 hours: the same request again has the same answer.",
+        ),
+        "If-Match": (str, "Change the row only while its entity tag is one of these."),
+        "If-None-Match": (str, "Answer 304 while the entity tag is one of these."),
+    },
+}
+
+# The examples of the description that this server was made from. In a list it has no
+# customer_id, and it changes no customer.
+JOHN = {"name": "John Doe", "address": "Amsterdam, NL"}
+BOUGHT = {"purchase_name": "Iphone 12", "quantity": 4}
+CHANGED = {"purchase_name": "Iphone 12 Pro", "quantity": 40}
+TIMES = {
+    "purchased_on": "2022-04-09 12:43:28.321654+00:00",
+    "last_updated_on": "2022-04-09 12:43:56.924416+00:00",
+}
+FIRST = {
+    "purchase_id": 1,
+    "purchase_name": "Iphone 10 Pro",
+    "quantity": 4,
+    "purchased_on": "2022-04-09 12:43:22.237526+00:00",
+    "last_updated_on": None,
+    "customer_id": "1",
+}
+SHORT_TIME = {"purchased_on": "Apr 09 2022 12:43:28"}
+EXAMPLES: dict[str, list[Object]] = {
+    "NewCustomer": [JOHN],
+    "CustomerReply": [{"id": 1, **JOHN, "created_on": "Apr 09 2022 12:43:17"}],
+    "CustomerChanges": [{"address": "Amsterdam, NL"}],
+    "NewPurchase": [BOUGHT, CHANGED],
+    "PurchaseAdded": [{"id": 2, **BOUGHT, "customer_id": "1", **SHORT_TIME}],
+    "PurchaseListed": [
+        FIRST,
+        {"purchase_id": 2, **CHANGED, **TIMES, "customer_id": "1"},
+    ],
+    "Deletion": [{"delete_all": False, "purchase_ids": [3, 6]}],
+    "PurchaseChanges": [CHANGED],
+    "PurchaseReply": [{"id": "2", **CHANGED, **TIMES}],
+}
+
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+}
+NOT_JSON = {
+    handlers.metrics: ("text/plain",),
+    handlers.docs: ("text/html",),
+    handlers.docs_asset: tuple(kind.partition(";")[0] for kind in TYPES.values()),
+}
+CHANGING = ("PATCH", "PUT", "DELETE")
+REF = "#/components/schemas/"
+TWO_BODIES = handlers.delete_purchases
+"""The deletion, which is also the update as it was first described."""
+
+
+def describe(secured: bool = True) -> Object:
+    """Return the description; `secured` says whether callers need a token."""
+    paths: dict[str, Object] = {}
+    for route in ROUTES:
+        operation = _operation(route)
+        if route.access != "public":
+            operation["security"] = (
+                [{"bearer": []}] if secured else [{}, {"bearer": []}]
+            )
+        paths.setdefault(_path(route), {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.1",
+        "info": {
+            "title": "Customer purchase server",
+            "version": handlers.VERSION,
+            "description": ABOUT,
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in TAGS],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "headers": {
+                name: {"description": text, "required": always, "schema": _schema(str)}
+                for name, (always, text) in HEADERS.items()
+            },
+            "responses": {str(status): _problem(status) for status in PROBLEMS},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+# Schemas
+
+
+def _schema(kind: Any) -> Object:
+    """Return the schema of a type, its structs by reference."""
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=f"{REF}{{name}}")
+    portable: Object = _portable(schema)
+    return portable
+
+
+def _schemas() -> Object:
+    """Return the schemas of all structs, with what their types cannot say."""
+    kinds = [ProblemDetails, *(kind for route in ROUTES for kind in route[3:5] if kind)]
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=f"{REF}{{name}}")
+    for name, examples in EXAMPLES.items():
+        schemas[name]["examples"] = examples
+    for changes in Changes.__subclasses__():
+        schemas[changes.__name__]["minProperties"] = 1
+    chosen = schemas[Deletion.__name__]
+    chosen["required"] = ["purchase_ids"]
+    chosen["properties"]["delete_all"] = {"const": False}
+    everything = {"delete_all": {"const": True}, "purchase_ids": {}}
+    schemas["DeletionOfAll"] = {
+        "title": "DeletionOfAll",
+        "type": "object",
+        "properties": everything,
+        "required": ["delete_all"],
+        "additionalProperties": False,
+        "description": "All of a customer's purchases, whatever `purchase_ids` holds.",
+    }
+    return {name: _portable(schema) for name, schema in schemas.items()}
+
+
+def _portable(schema: Any) -> Any:
+    """Return a schema for every reader: ECMA-262 patterns, and the size of integers."""
+    if isinstance(schema, list):
+        return [_portable(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {name: _portable(value) for name, value in schema.items()}
+    if isinstance(pattern := schema.get("pattern"), str):
+        escaped = (
+            f"\\u{ord(char):04x}" if ord(char) < 33 or ord(char) > 126 else char
+            for char in pattern
+        )
+        schema["pattern"] = "".join(escaped)
+    if schema.get("type") == "integer" and schema.get("maximum", MAX_ID) > 2**31:
+        schema["format"] = "int64"
+    return schema
+
+
+def _envelope(field: str, schema: Object) -> Object:
+    fields = {"status": {"const": "ok"}, field: schema}
+    return {"type": "object", "properties": fields, "required": list(fields)}
+
+
+# Operations
+
+
+def _name(route: Route, name: str) -> str:
+    # Templates that differ only in a name are one path to OpenAPI, with one name.
+    return "id" if route.path in (PURCHASES, PURCHASE) else name
+
+
+def _path(route: Route) -> str:
+    return re.sub(r"\{(\w+)\}", lambda name: f"{{{_name(route, name[1])}}}", route.path)
+
+
+def _operation(route: Route) -> Object:
+    name = route.handler.__name__
+    summary, _, more = (inspect.getdoc(route.handler) or "").partition("\n")
+    of = [tag for tag in ("purchase", "customer") if tag in name]
+    operation: Object = {
+        "operationId": name,
+        "summary": summary.rstrip("."),
+        "description": more,
+        "tags": [f"{of[0]}s" if of else "server"],
+        "parameters": _parameters(route),
+        "responses": {str(route.status): _success(route)},
+    }
+    if _tagged(route) and route.method == "GET":
+        operation["responses"]["304"] = _response("Not modified.", ["ETag"])
+    for status in sorted(_problems(route)):
+        reference = {"$ref": f"#/components/responses/{status}"}
+        operation["responses"][str(status)] = reference
+    if route.body is not None:
+        operation["requestBody"] = _request_body(route)
+    return operation
+
+
+def _tagged(route: Route) -> bool:
+    """Return whether a route answers with one row, which has an entity tag."""
+    return route.path.startswith("/api/") and hasattr(route.reply, "__struct_fields__")
+
+
+def _parameters(route: Route) -> list[Object]:
+    placed = [("path", name) for name in re.findall(r"\{(\w+)\}", route.path)]
+    placed += [("query", name) for name in PARAMETERS["query"] if name in route.query]
+    if route.method == "POST":
+        placed.append(("header", "Idempotency-Key"))
+    elif route.method in CHANGING:
+        placed.append(("header", "If-Match"))
+    elif _tagged(route):
+        placed.append(("header", "If-None-Match"))
+    placed.append(("header", "X-Request-Id"))
+    return [_parameter(route, place, name) for place, name in placed]
+
+
+def _parameter(route: Route, place: str, name: str) -> Object:
+    kind, text = PARAMETERS[place][name]
+    required = {}
+    if place == "path":
+        name, required = _name(route, name), {"required": True}
+    described = {"name": name, "in": place, "description": text}
+    return {**described, **required, "schema": _schema(kind)}
+
+
+def _request_body(route: Route) -> Object:
+    content: Object = {"schema": _schema(route.body)}
+    if route.handler is TWO_BODIES:
+        of_all = {"$ref": f"{REF}DeletionOfAll"}
+        content["schema"] = {"oneOf": [_schema(Deletion), of_all, _schema(NewPurchase)]}
+        content["examples"] = {
+            "delete": {"value": EXAMPLES["Deletion"][0]},
+            "update": {"value": CHANGED},
+        }
+    types = ["application/json"]
+    if route.method == "PATCH":
+        types.append("application/merge-patch+json")
+    required = route.method != "DELETE"
+    return {"required": required, "content": dict.fromkeys(types, content)}
+
+
+# Answers
+
+
+def _success(route: Route) -> Object:
+    headers = []
+    if route.path.startswith("/api/"):
+        headers += ["Location"] if route.status == 201 else []
+        headers += ["ETag"] if _tagged(route) else []
+        headers += ["Idempotency-Replayed"] if route.method == "POST" else []
+        headers += ["Link"] if "limit" in route.query else []
+    headers += ["Deprecation", "Link"] if route.handler is TWO_BODIES else []
+    answer = _response(HTTPStatus(route.status).phrase + ".", headers)
+    return answer | {"content": _content(route)} | _links(route)
+
+
+def _content(route: Route) -> Object:
+    schema = _schema(route.reply)
+    if route.handler in NOT_JSON:
+        return {kind: {"schema": schema} for kind in NOT_JSON[route.handler]}
+    if route.reply is int:
+        schema = _envelope("deleted_count", schema)
+    elif route.path.startswith("/api/"):
+        schema = _envelope("data", schema)
+    if route.handler is TWO_BODIES:
+        schema = {"oneOf": [schema, _envelope("data", _schema(PurchaseReply))]}
+    content: Object = {"application/json": {"schema": schema}}
+    if get_origin(route.reply) is list:
+        texts = [form.media_type for form in FORMATS[1:]]
+        content |= {text: {"schema": _schema(str)} for text in texts}
+    return content
+
+
+def _response(text: str, headers: list[str]) -> Object:
+    names = [*headers, "X-Request-Id"]
+    references = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return {"description": text, "headers": references}
+
+
+def _links(route: Route) -> Object:
+    """Return what can be asked about a new row (OpenAPI 3.1.1, section 4.8.20)."""
+    row = "$response.body#/data/"
+    if route.status != 201:
+        return {}
+    ids = {"customer_id": f"{row}id"}
+    if route.reply is PurchaseAdded:
+        ids = {"customer_id": f"{row}customer_id", "purchase_id": f"{row}id"}
+    links = {}
+    for other in ROUTES:
+        names = re.findall(r"\{(\w+)\}", other.path)
+        if names and set(names) <= set(ids):
+            values = {_name(other, name): ids[name] for name in names}
+            target = other.handler.__name__
+            links[target] = {"operationId": target, "parameters": values}
+    return {"links": links}
+
+
+def _problem(status: int) -> Object:
+    answer = _response(PROBLEMS[status], PROBLEM_HEADERS.get(status, []))
+    return answer | {"content": {PROBLEM: {"schema": _schema(ProblemDetails)}}}
+
+
+def _problems(route: Route) -> list[int]:
+    """Return the statuses of the problems that a route may answer with."""
+    may_be = {
+        400: True,
+        401: route.access != "public",
+        403: route.access == "write",
+        404: "{" in route.path or "customer_id" in route.query,
+        406: get_origin(route.reply) is list,
+        408: route.body is not None,
+        409: route.method == "POST",
+        412: route.method in CHANGING,
+        413: route.body is not None,
+        415: route.body is not None,
+        422: True,
+        500: True,
+        503: True,
+        507: route.access == "write",
+    }
+    return [status for status, is_so in may_be.items() if is_so]
+
+
+# The page
+
+PAGE = b"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Customer purchase server</title>
+<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="stylesheet" href="docs/index.css">
+<script src="docs/swagger-ui-bundle.js" defer></script>
+<script src="docs/start.js" defer></script>
+</head>
+<body><div id="swagger-ui"></div></body>
+</html>
+"""
+START = b"""SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  displayRequestDuration: true,
+  validatorUrl: null,
+});
+"""
+
+
+def pages(secured: bool = True) -> dict[str, handlers.Page]:
+    """Return what /openapi.json, /docs and the files of the page answer with."""
+    files = {
+        "/openapi.json": (ENCODER.encode(describe(secured)), JSON),
+        "/docs": (PAGE, "text/html; charset=utf-8"),
+        "/docs/start.js": (START, TYPES[".js"]),
+    }
+    for name in FILES:
+        file = swagger_ui_path / name
+        files[f"/docs/{name}"] = (file.read_bytes(), TYPES[file.suffix])
+    return {
+        path: handlers.Page(crc32(body), body, kind)
+        for path, (body, kind) in files.items()
+    }

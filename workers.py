@@ -1,0 +1,202 @@
+"""Several processes that share one port: started, replaced, told to stop, added up."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from mmap import mmap
+from typing import NamedTuple
+from zlib import crc32
+
+LOG = logging.getLogger("server")
+
+AVAILABLE = hasattr(os, "fork") and hasattr(socket, "SO_REUSEPORT")
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+"""What is passed on to every worker; blocked in it until it can take them."""
+STOP_SECONDS = 20.0
+"""How long workers may take to stop before they are killed."""
+STEADY_SECONDS = 10.0
+"""A worker that ends sooner than this is replaced later each time."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 16.0
+
+HALF_BYTES = 256 * 1024
+HEAD = struct.Struct("QLL")
+
+
+class Board:
+    """Memory that all workers share, where each posts a record for the others.
+
+    Records alternate between two halves, so one is whole whenever a worker is killed.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.memory = mmap(-1, workers * 2 * HALF_BYTES)
+
+    def post(self, worker: int, record: bytes) -> None:
+        """Put a record in the place of the worker's last one; one too long is not."""
+        if HEAD.size + len(record) > HALF_BYTES:
+            return
+        count = self._newest(worker)[0] + 1
+        start = self._start(worker, count)
+        head = HEAD.pack(count, len(record), crc32(record))
+        self.memory[start : start + len(head) + len(record)] = head + record
+
+    def read(self, worker: int) -> bytes:
+        """Return the last record of a worker, empty when it has posted none."""
+        return self._newest(worker)[1]
+
+    def others(self, worker: int) -> list[bytes]:
+        """Return the last records of all workers but one."""
+        numbers = (number for number in range(self.workers) if number != worker)
+        return [record for record in map(self.read, numbers) if record]
+
+    def _newest(self, worker: int) -> tuple[int, bytes]:
+        newest = 0, b""
+        for half in range(2):
+            start = self._start(worker, half)
+            count, length, check = HEAD.unpack_from(self.memory, start)
+            start += HEAD.size
+            record = self.memory[start : start + length]
+            if count > newest[0] and crc32(record) == check:
+                newest = count, record
+        return newest
+
+    def _start(self, worker: int, count: int) -> int:
+        return (2 * worker + count % 2) * HALF_BYTES
+
+
+class Worker(NamedTuple):
+    """What a worker has of the others; `first` of all is only one."""
+
+    number: int
+    first: bool
+    board: Board
+    lifeline: int
+    """A file descriptor that comes to its end when the parent does."""
+
+    def attend(self, stop: Callable[[], None]) -> None:
+        """Let signals come from now on, and stop when the parent has gone."""
+        loop = asyncio.get_running_loop()
+
+        def orphaned() -> None:
+            loop.remove_reader(self.lifeline)
+            stop()
+
+        loop.add_reader(self.lifeline, orphaned)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def free_port(host: str, port: int) -> int:
+    """Return a port that nobody listens on, the named one unless that is 0. OSError.
+
+    Workers can share a port with anybody, another server too.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def start(count: int) -> Worker:
+    """Return in each of `count` workers; go on as their parent until all have ended.
+
+    SystemExit in the parent.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGCHLD, signal.SIGALRM})
+    return Parent(count).supervise()
+
+
+class Parent:
+    """Keeps `count` workers running until a signal says to stop."""
+
+    def __init__(self, count: int) -> None:
+        self.board = Board(count)
+        self.lifeline, self._held = os.pipe()
+        self.due = dict.fromkeys(range(count), 0.0)
+        """When the workers that do not run are to be started, by their numbers."""
+        self.running: dict[int, int] = {}
+        """The numbers of the workers that run, by their process ids."""
+        self.began: dict[int, float] = {}
+        self.falls: Counter[int] = Counter()
+        self.stopping = False
+        self.status = 0
+
+    def supervise(self) -> Worker:
+        """Return in each worker. SystemExit in the parent, when all have ended."""
+        while not self.stopping or self.running:
+            number = self._next_due()
+            if number is not None:
+                first = number not in self.began
+                self.began[number] = time.monotonic()
+                if pid := os.fork():
+                    self.running[pid] = number
+                    continue
+                os.close(self._held)
+                signal.pthread_sigmask(
+                    signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGALRM}
+                )
+                return Worker(number, first and number == 0, self.board, self.lifeline)
+            self._handle(signal.sigwait({*SIGNALS, signal.SIGCHLD, signal.SIGALRM}))
+        raise SystemExit(self.status)
+
+    def _next_due(self) -> int | None:
+        """Return a worker to start now; else let an alarm tell of the next."""
+        if self.stopping or not self.due:
+            return None
+        number = min(self.due, key=self.due.__getitem__)
+        wait = self.due[number] - time.monotonic()
+        if wait > 0:
+            signal.setitimer(signal.ITIMER_REAL, wait)
+            return None
+        del self.due[number]
+        return number
+
+    def _handle(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._bury()
+        elif number == signal.SIGHUP:
+            self._send(signal.SIGHUP)
+        elif number != signal.SIGALRM:
+            LOG.info("stopping")
+            self.stopping = True
+            self._send(signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
+        elif self.stopping:
+            LOG.error("killing the workers that do not stop")
+            self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        for pid in self.running:
+            os.kill(pid, number)
+
+    def _bury(self) -> None:
+        """Take notice of the workers that have ended, and let others follow them."""
+        for pid in tuple(self.running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            number = self.running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            if self.stopping:
+                self.status |= code != 0
+                continue
+            pause = self._pause(number)
+            self.due[number] = time.monotonic() + pause
+            LOG.error("worker %s ended with %s: another in %s s", number, code, pause)
+
+    def _pause(self, number: int) -> float:
+        """Return the seconds to wait before a worker that ended is replaced."""
+        if time.monotonic() - self.began[number] > STEADY_SECONDS:
+            self.falls[number] = 0
+        self.falls[number] += 1
+        return min(FIRST_PAUSE * 2.0 ** (self.falls[number] - 1), LONGEST_PAUSE)

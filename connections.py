@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Coroutine
 from time import time
 from typing import Any, ClassVar, cast
@@ -18,6 +19,8 @@ HEAD_SECONDS = 15.0
 """How long the head of a request may take to come."""
 WRITE_SECONDS = 15.0
 """How long a client may leave what was sent to it unread."""
+UNSENT_BYTES = 128 * 1024
+"""What the kernel keeps for a client that does not read; so is seen what it reads."""
 IDLE_SECONDS = 75.0
 """How long a connection may stay without a request; longer than proxies keep theirs."""
 
@@ -26,22 +29,32 @@ LINGER_SECONDS = 2.0
 FINISH_SECONDS = 0.05
 """How often to look whether a client that sends no more has all its answers."""
 
+LOW_WATER: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
 
 class Connection(web.RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("beginning", "head_since", "ids", "note", "pipe", "unread_since")
+    __slots__ = (
+        "beginning",
+        "head_since",
+        "pipe",
+        "telemetry",
+        "unread",
+        "unread_since",
+    )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, **server.settings)
-        self.note = server.telemetry.note
-        self.ids = server.telemetry.ids
+        self.telemetry = server.telemetry
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the head of the first request."""
         self.head_since: float | None = self._loop.time()
-        self.unread_since: float | None = None
+        self.unread, self.unread_since = 0, 0.0
         self.pipe = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        if LOW_WATER is not None and (pipe := transport.get_extra_info("socket")):
+            pipe.setsockopt(socket.IPPROTO_TCP, LOW_WATER, UNSENT_BYTES)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -74,17 +87,6 @@ class Connection(web.RequestHandler):
         elif self.transport is not None:
             self._loop.call_later(FINISH_SECONDS, self.finish)
 
-    def stop(self) -> None:
-        """Close after the request under way, once all of it has come.
-
-        aiohttp's close() reads no more, and the rest of a body would never come.
-        """
-        request = self._current_request
-        if request is None or request.content.is_eof():
-            self.close()
-        else:
-            self._loop.call_later(FINISH_SECONDS, self.stop)
-
     def _is_idle(self) -> bool:
         return self._waiter is not None and not self._messages
 
@@ -92,13 +94,16 @@ class Connection(web.RequestHandler):
         """Close a connection that has kept us waiting too long."""
         if self.head_since is not None and now - self.head_since > HEAD_SECONDS:
             self.force_close()
-        waits = self._paused or self._waiter is not None or self.pipe.is_closing()
-        if not waits or not self.pipe.get_write_buffer_size():
-            self.unread_since = None
-        elif self.unread_since is None:
-            self.unread_since = now
+        size = self.pipe.get_write_buffer_size()
+        if size != self.unread or not size:
+            self.unread, self.unread_since = size, now
         elif now - self.unread_since > WRITE_SECONDS:
             self.pipe.abort()
+
+    def resume_writing(self) -> None:
+        """Note that the client reads, and go on writing."""
+        self.unread = 0
+        super().resume_writing()
 
     def handle_error(
         self,
@@ -121,9 +126,11 @@ class Connection(web.RequestHandler):
 
     def reply_to(self, fault: Exception, request: web.BaseRequest) -> Reply:
         """Return the answer to what the middleware never saw, and note it."""
-        request_id = request[REQUEST_ID] = next(self.ids)
+        request_id = request[REQUEST_ID] = next(self.telemetry.ids)
         reply = answer(fault, request, request_id)
-        self.note((time(), request_id, "_OTHER", "unparsed", reply.status, 0.0, ""))
+        self.telemetry.note(
+            (time(), request_id, "_OTHER", "unparsed", reply.status, 0.0, "")
+        )
         return reply
 
     def finish_response(
@@ -149,6 +156,26 @@ def _allowed(beginning: bytes) -> str:
     return ", ".join(methods_of(line[1].decode("ascii").partition("?")[0]))
 
 
+class Refusal(asyncio.Protocol):
+    """Sends a client away while too many connections are open."""
+
+    def __init__(self, request_id: str) -> None:
+        problem = Problem(503, "Too many connections.", headers={"Retry-After": "1"})
+        self.answer = problem.reply(request_id).to_closed_connection()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Answer before anything is asked."""
+        pipe = cast(asyncio.Transport, transport)
+        pipe.write(self.answer)
+        pipe.close()
+
+
+def is_receiving(connection: web.RequestHandler) -> bool:
+    """Return whether a request is under way of which not all has come."""
+    request = connection._current_request
+    return request is not None and not request.content.is_eof()
+
+
 class Server(web.Server):
     """Accepts connections up to a limit, and cuts the slow ones."""
 
@@ -167,20 +194,10 @@ class Server(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
+        if len(self._connections) >= self.most:
+            # asyncio's type here is any protocol; aiohttp's names its own
+            return cast(web.RequestHandler, Refusal(next(self.telemetry.ids)))
         return Connection(self, self._loop)
-
-    def connection_made(
-        self, handler: web.RequestHandler, transport: asyncio.Transport
-    ) -> None:
-        """Take a connection, or send it away while too many are open."""
-        super().connection_made(handler, transport)
-        if len(self._connections) > self.most:
-            problem = Problem(
-                503, "Too many connections.", headers={"Retry-After": "1"}
-            )
-            request_id = next(self.telemetry.ids)
-            transport.write(problem.reply(request_id).to_closed_connection())
-            transport.close()
 
     def sweep(self) -> None:
         """Cut the connections that are slow, once a second."""
@@ -191,14 +208,21 @@ class Server(web.Server):
                 connection.cut_if_slow(now)
 
     def pre_shutdown(self) -> None:
-        """Take no more requests."""
+        """Take no more requests, but let come what is still to come of those begun.
+
+        aiohttp's close() reads no more, and the rest of a body would never come.
+        """
         for connection in self.connections:
-            if isinstance(connection, Connection):
-                connection.stop()
+            if not is_receiving(connection):
+                connection.close()
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
         """Let the requests in flight finish, then close every connection."""
         self._sweep.cancel()
+        until = self._loop.time() + (timeout or 0.0)
+        while self._loop.time() < until and any(map(is_receiving, self.connections)):
+            await asyncio.sleep(FINISH_SECONDS)
+            self.pre_shutdown()
         await super().shutdown(timeout)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_origin
 from zlib import crc32
@@ -427,6 +428,7 @@ START = b"""SwaggerUIBundle({
 """
 
 
+@cache
 def pages(secured: bool = True) -> dict[str, handlers.Page]:
     """Return what /openapi.json, /docs and the files of the page answer with."""
     files = {

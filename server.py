@@ -34,8 +34,8 @@ except ImportError:  # no wheel for this platform: asyncio's own loop serves
 
 LOG = logging.getLogger("server")
 
-STOP_SECONDS = 4.0
-"""How long requests in flight may take to finish, twice, once the server stops."""
+STOP_SECONDS = 3.0
+"""How long a stop waits: for bodies, for handlers, and for those that it cancels."""
 SPARE_FILES = 64
 """File descriptors that connections leave to the database and the logs."""
 

@@ -95,11 +95,11 @@ async def read(request: web.Request, merge_patch: bool = False) -> bytes:
         _check_type(request, merge_patch)
     if "Content-Encoding" in request.headers:
         raise Problem(415, "A body must come without a Content-Encoding.")
-    if (request.content_length or 0) > MAX_BODY:
-        raise Problem(413, f"A body holds at most {MAX_BODY} bytes.")
     content = request.content
     if content.is_eof():
         return _bounded(content.read_nowait(-1))
+    if (request.content_length or 0) > MAX_BODY:
+        raise Problem(413, f"A body holds at most {MAX_BODY} bytes.")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             chunks = bytearray()

@@ -50,9 +50,9 @@ def _is_version(tag: str) -> bool:
 
 def idempotency_key(request: web.Request, body: msgspec.Struct) -> db.Key | None:
     """Return the key of a request, None without one. Problem 422 for another text."""
-    texts = request.headers.getall("Idempotency-Key", ())
-    if not texts:
+    if "Idempotency-Key" not in request.headers:
         return None
+    texts = request.headers.getall("Idempotency-Key")
     match = KEY.fullmatch(texts[0].strip())
     if match is None or len(texts) > 1:
         raise invalid(

@@ -8,7 +8,9 @@ nothing but its arguments and the rows.
 
 import re
 from collections.abc import Awaitable, Callable, Generator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import lru_cache
+from time import time_ns
 from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -67,17 +69,20 @@ class Answer(NamedTuple):
     status: int
     location: str
     etag: str
-    body: str
+    body: bytes
     customer_id: int
     replayed: bool = False
 
 
-def now(seconds_ago: float = 0) -> str:
+def now(seconds_ago: int = 0) -> str:
     """Return the time in UTC, always with six fractional digits."""
-    time = datetime.now(UTC)
-    if seconds_ago:
-        time -= timedelta(seconds=seconds_ago)
-    return time.isoformat(" ", "microseconds")
+    second, micro = divmod(time_ns() // 1000, 1_000_000)
+    return f"{_date_and_time(second - seconds_ago)}.{micro:06d}+00:00"
+
+
+@lru_cache(2)
+def _date_and_time(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 # Errors
@@ -466,13 +471,16 @@ def once(
         claimed = yield CLAIM_KEY, (*key, at, since)
         if claimed:
             answer = render((yield from question(*args)))
-            yield SAVE_ANSWER, (*answer[:5], *scope)
+            body = answer.body.decode()
+            saved = (*answer[:3], body, answer.customer_id)
+            yield SAVE_ANSWER, (*saved, *scope)
             return answer
         # Another process was quicker, and has committed: its answer is there now.
         rows = yield SELECT_ANSWER, (*scope, since)
-    if rows[0][0] != key.fingerprint:
+    fingerprint, status, location, etag, text, customer_id = rows[0]
+    if fingerprint != key.fingerprint:
         raise KeyReusedError(key.key)
-    return Answer._make((*rows[0][1:], True))
+    return Answer(status, location, etag, text.encode(), customer_id, replayed=True)
 
 
 def forget_keys(limit: int) -> Unit[int]:

@@ -34,10 +34,20 @@ PAGE = 500
 """How many rows one hop to the database brings for a list without `limit`."""
 ID = "[1-9][0-9]{0,18}"
 """What an id in a path looks like."""
-MONTHS = (
-    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
-    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
-)  # strftime would ask the locale
+MONTHS = {
+    "01": "Jan",
+    "02": "Feb",
+    "03": "Mar",
+    "04": "Apr",
+    "05": "May",
+    "06": "Jun",
+    "07": "Jul",
+    "08": "Aug",
+    "09": "Sep",
+    "10": "Oct",
+    "11": "Nov",
+    "12": "Dec",
+}  # strftime would ask the locale
 
 
 # Reply structs
@@ -101,10 +111,10 @@ class Health(msgspec.Struct):
 
 def short_time(stored: str) -> str:
     """Return `2022-04-09 12:43:22.237526+00:00` as `Apr 09 2022 12:43:22`."""
-    month = stored[5:7]
-    if not month.isdecimal() or not 1 <= int(month) <= 12:
+    month = MONTHS.get(stored[5:7])
+    if month is None:
         return stored  # taken over from a file that holds something else
-    return f"{MONTHS[int(month) - 1]} {stored[8:10]} {stored[:4]} {stored[11:19]}"
+    return f"{month} {stored[8:10]} {stored[:4]} {stored[11:19]}"
 
 
 def _customer(row: db.Customer) -> CustomerReply:
@@ -175,7 +185,7 @@ async def create_customer(request: web.Request) -> web.StreamResponse:
 
 
 def _created(row: db.Customer) -> db.Answer:
-    body = ENCODER.encode({"status": "ok", "data": _customer(row)}).decode()
+    body = ENCODER.encode({"status": "ok", "data": _customer(row)})
     location = f"/api/v1/customer/{row.id}"
     return db.Answer(201, location, entity_tag(row.version), body, row.id)
 
@@ -254,7 +264,7 @@ def _added(row: db.Purchase) -> db.Answer:
         row.customer_id,
         short_time(row.purchased_on),
     )
-    body = ENCODER.encode({"status": "ok", "data": reply}).decode()
+    body = ENCODER.encode({"status": "ok", "data": reply})
     location = f"/api/v1/customer/{row.customer_id}/purchase/{row.id}"
     tag = entity_tag(row.version)
     return db.Answer(201, location, tag, body, int(row.customer_id))
@@ -277,7 +287,7 @@ async def _add(
     lines = f"Location: {answer.location}\r\nETag: {answer.etag}\r\n"
     if answer.replayed:
         lines += "Idempotency-Replayed: true\r\n"
-    return Reply(answer.status, answer.body.encode(), lines)
+    return Reply(answer.status, answer.body, lines)
 
 
 async def read_purchase(request: web.Request) -> web.StreamResponse:

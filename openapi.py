@@ -89,10 +89,7 @@ PARAMETERS: Object = {
         "customer_id": (Id, "Only the purchases of this customer."),
         "name": (Annotated[str, Meta(max_length=200)], "A part of the name."),
         "delete_all": (bool, "In place of a body: delete all."),
-        "purchase_id": (
-            Annotated[list[Id], Meta(max_length=10_000)],
-            "In place of a body: delete these.",
-        ),
+        "purchase_id": (list[Id], "In place of a body: delete these."),
     },
     "header": {
         "X-Request-Id": (str, "An id for the log: 1 to 64 of `A-Z a-z 0-9 . _ -`."),

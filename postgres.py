@@ -323,7 +323,6 @@ class Lane:
         return asyncio.shield(task)
 
     async def _take_turn(self, question: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._free.acquire()
@@ -331,7 +330,6 @@ class Lane:
             raise db.UnavailableError("it waited too long for its turn") from exc
         finally:
             self.waiting -= 1
-        began = loop.time()
         try:
             async with asyncio.timeout(UNIT_SECONDS):
                 return await self._run_again(question, *args)
@@ -341,7 +339,6 @@ class Lane:
             raise
         finally:
             self._free.release()
-            self.unit_seconds += (loop.time() - began - self.unit_seconds) / 8
 
     async def _run_again(self, question: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
         """Run a unit, again where that can help."""
@@ -355,19 +352,20 @@ class Lane:
         return await self._run(question, *args)
 
     async def _run(self, question: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
-        session = await self._session()
-        sound = False
+        time = asyncio.get_running_loop().time
+        session, sound, began = None, False, time()
         try:
+            session = await self._session()
+            began = time()  # a new connection is no part of what units take
             result = await session.run(question, *args)
             sound = True
         except Exception as exc:
-            sound = await session.recover(exc)
+            sound = session is not None and await session.recover(exc)
             raise
         finally:  # a time limit comes as a cancellation, and leaves it unsound
-            if sound:
-                self.idle.append(session)
-            else:
-                self._give_up(session)
+            self.unit_seconds += (time() - began - self.unit_seconds) / 8
+            if session is not None:
+                self._put_back(session, sound)
         self.units += 1
         return result
 
@@ -387,12 +385,15 @@ class Lane:
             raise
         return session
 
-    def _give_up(self, session: Session) -> None:
-        """Close a session, and let no lane use those of its age.
+    def _put_back(self, session: Session, sound: bool) -> None:
+        """Keep a session, or close it and let no lane use those of its age.
 
         What one connection found out, a host that is gone or became a standby, the
         others need not find out one by one.
         """
+        if sound:
+            self.idle.append(session)
+            return
         session.connection.terminate()
         if session.era == self.hosts.era:
             self.hosts.era += 1

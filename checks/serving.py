@@ -145,8 +145,7 @@ def serving(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[Serv
     try:
         yield server.start()
     finally:
-        if server.process is not None and server.process.poll() is None:
-            server.stop(signal.SIGKILL)
+        server.stop(signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -237,22 +236,23 @@ def exchange(
     given up as soon as there is a reply.
     """
     pieces = [request] if isinstance(request, bytes) else request
-
-    def send() -> None:
-        with suppress(OSError):
-            for piece in pieces:
-                peer.sendall(piece)
-            if hang_up:
-                peer.shutdown(socket.SHUT_WR)
-
     with socket.create_connection(("127.0.0.1", port), timeout) as peer:
-        sender = threading.Thread(target=send, daemon=True)
+        sender = threading.Thread(target=send, args=(peer, pieces, hang_up))
         sender.start()
         reply = read_reply(peer, method)
         with suppress(OSError):
             peer.shutdown(socket.SHUT_RDWR)
         sender.join(timeout)
         return reply
+
+
+def send(peer: socket.socket, pieces: Iterable[bytes], hang_up: bool) -> None:
+    """Send bytes while the peer takes them."""
+    with suppress(OSError):
+        for piece in pieces:
+            peer.sendall(piece)
+        if hang_up:
+            peer.shutdown(socket.SHUT_WR)
 
 
 def request_bytes(

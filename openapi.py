@@ -201,9 +201,7 @@ def _schemas() -> Object:
         schemas[name]["examples"] = examples
     for changes in Changes.__subclasses__():
         schemas[changes.__name__]["minProperties"] = 1
-    chosen = schemas[Deletion.__name__]
-    chosen["required"] = ["purchase_ids"]
-    chosen["properties"]["delete_all"] = {"const": False}
+    schemas[Deletion.__name__]["required"] = ["purchase_ids"]
     everything = {"delete_all": {"const": True}, "purchase_ids": {}}
     schemas["DeletionOfAll"] = {
         "title": "DeletionOfAll",
@@ -304,7 +302,7 @@ def _request_body(route: Route) -> Object:
     content: Object = {"schema": _schema(route.body)}
     if route.handler is TWO_BODIES:
         of_all = {"$ref": f"{REF}DeletionOfAll"}
-        content["schema"] = {"oneOf": [_schema(Deletion), of_all, _schema(NewPurchase)]}
+        content["schema"] = {"anyOf": [_schema(Deletion), of_all, _schema(NewPurchase)]}
         content["examples"] = {
             "delete": {"value": EXAMPLES["Deletion"][0]},
             "update": {"value": CHANGED},

@@ -229,14 +229,48 @@ class Lane(aiosqlite.Connection):
         await super().close()
 
 
-LISTED = "id, purchase_name, quantity, date_created, last_updated, customer"
-PACKED = {
-    select: f"SELECT json_group_array(json_array({LISTED})) FROM ({select})"
-    for select in (db.SELECT_PURCHASES, db.SELECT_CUSTOMER_PURCHASES)
-}
-"""Statements whose rows come as one text: at each row, SQLite's driver hands the
-interpreter's lock to the other threads, and waits to get it back."""
+def _unpacked(cursor: Any) -> list[Row]:
+    rows: list[Row] = UNPACK(cursor.fetchall()[0][0])
+    return rows
+
+
+def _inserted(cursor: Any) -> list[Row]:
+    return [(cursor.lastrowid,)]
+
+
 UNPACK = msgspec.json.Decoder(list[Row]).decode
+LISTED = "id, purchase_name, quantity, date_created, last_updated, customer"
+
+# At each row the driver hands the interpreter's lock to the other threads and waits to
+# get it back: many rows cost less as one text. RETURNING makes a table of what it
+# returns, and a foreign key is checked anyway: the new row's id costs less without.
+QUICKER: dict[str, tuple[str, Callable[[Any], list[Row]]]] = {
+    **{
+        select: (
+            f"SELECT json_group_array(json_array({LISTED})) FROM ({select})",
+            _unpacked,
+        )
+        for select in (db.SELECT_PURCHASES, db.SELECT_CUSTOMER_PURCHASES)
+    },
+    db.INSERT_CUSTOMER: (db.INSERT_CUSTOMER.removesuffix(" RETURNING id"), _inserted),
+    db.INSERT_PURCHASE: (
+        "INSERT INTO purchases (purchase_name, quantity, date_created, customer_id) "
+        "VALUES (?, ?, ?, ?)",
+        _inserted,
+    ),
+}
+"""Statements of `db` that SQLite answers sooner in other words, and how to read it."""
+
+
+def rows_of(connection: Any, sql: str, parameters: Row) -> list[Row]:
+    """Run a statement, in quicker words where there are some."""
+    if sql in QUICKER:
+        text, read = QUICKER[sql]
+        # What a constraint refuses is asked anew: the words of `db` say what is wrong.
+        with suppress(driver.IntegrityError):
+            return read(connection.execute(text, parameters))
+    rows: list[Row] = connection.execute(sql, parameters).fetchall()
+    return rows
 
 
 def drive(connection: Any, unit: Generator[tuple[str, Row], list[Row], T]) -> T:
@@ -244,9 +278,7 @@ def drive(connection: Any, unit: Generator[tuple[str, Row], list[Row], T]) -> T:
     try:
         sql, parameters = next(unit)
         while True:
-            packed = PACKED.get(sql)
-            rows = connection.execute(packed or sql, parameters).fetchall()
-            sql, parameters = unit.send(UNPACK(rows[0][0]) if packed else rows)
+            sql, parameters = unit.send(rows_of(connection, sql, parameters))
     except StopIteration as done:
         result: T = done.value
         return result

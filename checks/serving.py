@@ -61,7 +61,12 @@ class Server:
         """Start the process and wait for nothing."""
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                self.command, cwd=self.folder, env=self.env, stdout=out, stderr=err
+                self.command,
+                cwd=self.folder,
+                env=self.env,
+                stdout=out,
+                stderr=err,
+                process_group=0,
             )
 
     def wait_ready(self, within: float = 10.0) -> float:
@@ -125,15 +130,19 @@ class Server:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def stop(self, how: int = signal.SIGTERM, within: float = 15.0) -> int:
-        """Send a signal and return the exit status; killed when it takes too long."""
+        """Send a signal and return the exit status; killed when it takes too long.
+
+        SIGKILL goes to its workers too, as when a machine or a container ends.
+        """
         if self.process is None:
             return 0
         if self.process.poll() is None:
-            self.process.send_signal(how)
+            deliver = os.killpg if how == signal.SIGKILL else os.kill
+            deliver(self.pid, how)
         try:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
             raise
 

@@ -47,9 +47,13 @@ class Purchase(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Rows in the order of their ids, and the id to go on after; None at the end."""
+    """Rows in the order of their ids, as a JSON array of objects.
 
-    rows: list[Row]
+    `after` is the id to go on after, None at the end.
+    """
+
+    size: int
+    json: str
     after: int | None
 
 
@@ -248,6 +252,8 @@ DESCRIBED_COLUMNS = {
 # Questions about customers
 #
 # `LIMIT ? + 0`, since SQLite prepares a statement anew each time `LIMIT ?` is bound.
+# Lists come as one text: at each row the driver would let the interpreter's lock go
+# and wait to have it back, and the text goes into the reply as it is.
 
 INSERT_CUSTOMER = """
 INSERT INTO customer (name, address, date_created, name_folded)
@@ -266,8 +272,12 @@ SELECT_SCAN_END = """
 SELECT max(id), count(*)
 FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan"""
 SELECT_CUSTOMERS = """
-SELECT id, name, address, date_created, version FROM customer
-WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0"""
+SELECT count(*), max(id), json_group_array(json_object(
+    'id', id, 'name', name, 'address', address, 'created_on', created_on))
+FROM (
+    SELECT id, name, address, date_created AS created_on FROM customer
+    WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0
+) AS page"""
 
 SCAN_ROWS = 20_000
 """The most customers that one unit looks at for a part of a name."""
@@ -292,9 +302,10 @@ def find_customers(folded: str, after: int, limit: int) -> Unit[Page]:
     ends = yield SELECT_SCAN_END, (after, SCAN_ROWS)
     end, looked_at = ends[0]
     rows = yield SELECT_CUSTOMERS, (after, end, folded, limit)
-    if len(rows) == limit:
-        return Page(rows, rows[-1][0])
-    return Page(rows, end if looked_at == SCAN_ROWS else None)
+    size, last, json = rows[0]
+    if size < limit:
+        last = end if looked_at == SCAN_ROWS else None
+    return Page(size, json, last)
 
 
 def update_customer(
@@ -335,15 +346,22 @@ def _expect(versions: Versions, select: str, what: str, number: int) -> Unit[Non
 # Questions about purchases
 
 PURCHASE_COLUMNS = """id, purchase_name, quantity, date_created, last_updated,
-    CAST(customer_id AS TEXT) AS customer"""
+    CAST(customer_id AS TEXT)"""
 INSERT_PURCHASE = """
 INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
 SELECT ?, ?, id, ? FROM customer WHERE id = ? RETURNING id"""
-SELECT_PURCHASES = f"""
-SELECT {PURCHASE_COLUMNS} FROM purchases WHERE id > ? ORDER BY id LIMIT ? + 0"""
-SELECT_CUSTOMER_PURCHASES = f"""
-SELECT {PURCHASE_COLUMNS} FROM purchases
-WHERE customer_id = ? AND id > ? ORDER BY id LIMIT ? + 0"""
+PAGE_OF_PURCHASES = """
+SELECT count(*), max(purchase_id), json_group_array(json_object(
+    'purchase_id', purchase_id, 'purchase_name', purchase_name, 'quantity', quantity,
+    'purchased_on', purchased_on, 'last_updated_on', last_updated_on,
+    'customer_id', customer))
+FROM (
+    SELECT id AS purchase_id, purchase_name, quantity, date_created AS purchased_on,
+        last_updated AS last_updated_on, CAST(customer_id AS TEXT) AS customer
+    FROM purchases WHERE {} ORDER BY id LIMIT ? + 0
+) AS page"""
+SELECT_PURCHASES = PAGE_OF_PURCHASES.format("id > ?")
+SELECT_CUSTOMER_PURCHASES = PAGE_OF_PURCHASES.format("customer_id = ? AND id > ?")
 SELECT_PURCHASE = f"""
 SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE id = ? AND customer_id = ?"""
 SELECT_PURCHASE_VERSION = """
@@ -374,15 +392,17 @@ def add_purchase(
 def list_purchases(after: int, limit: int) -> Unit[Page]:
     """Return a page of everyone's purchases."""
     rows = yield SELECT_PURCHASES, (after, limit)
-    return Page(rows, rows[-1][0] if len(rows) == limit else None)
+    size, last, json = rows[0]
+    return Page(size, json, last if size == limit else None)
 
 
 def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
     """Return a page of one customer's purchases. NotFoundError."""
     rows = yield SELECT_CUSTOMER_PURCHASES, (customer_id, after, limit)
-    if not rows and not (yield SELECT_CUSTOMER_VERSION, (customer_id,)):
+    size, last, json = rows[0]
+    if not size and not (yield SELECT_CUSTOMER_VERSION, (customer_id,)):
         raise NotFoundError("customer", customer_id)
-    return Page(rows, rows[-1][0] if len(rows) == limit else None)
+    return Page(size, json, last if size == limit else None)
 
 
 def read_purchase(customer_id: int, purchase_id: int) -> Unit[Purchase]:

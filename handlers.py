@@ -1,9 +1,8 @@
 """What each URL means: reply structs, a short handler a route, the table of routes."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from itertools import starmap
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -121,14 +120,6 @@ def _customer(row: db.Customer) -> CustomerReply:
     return CustomerReply(row.id, row.name, row.address, short_time(row.created_on))
 
 
-def _customers_listed(rows: list[db.Row]) -> list[CustomerReply]:
-    return [_customer(db.Customer(*row)) for row in rows]
-
-
-def _purchases_listed(rows: list[db.Row]) -> list[PurchaseListed]:
-    return list(starmap(PurchaseListed, rows))
-
-
 def _tag_line(version: int) -> str:
     return f"ETag: {entity_tag(version)}\r\n"
 
@@ -207,7 +198,7 @@ def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
         raise invalid(("/name", rule))
     question = partial(db.find_customers, texts[0].casefold())
     ask = request.app[DATABASE].scan
-    return _list(request, CustomerReply, _customers_listed, ask, question)
+    return _list(request, CUSTOMERS, ask, question)
 
 
 async def change_customer(request: web.Request) -> web.StreamResponse:
@@ -397,8 +388,21 @@ def _deletion_query(request: web.Request) -> dict[str, Any]:
 
 Question = Callable[[int, int], db.Unit[db.Page]]
 """A question for a page of rows: after which id, and how many at the most."""
-Show = Callable[[list[db.Row]], Sequence[msgspec.Struct]]
-"""What makes the structs of a reply from rows."""
+Ask = Callable[[Question, int, int], Awaitable[db.Page]]
+
+STORED = msgspec.json.Decoder(list[CustomerReply])
+
+
+def _customers(json: str) -> list[CustomerReply]:
+    customers = STORED.decode(json)
+    for customer in customers:
+        customer.created_on = short_time(customer.created_on)
+    return customers
+
+
+CUSTOMERS = lists.Kind(CustomerReply, _customers, as_stored=False)
+PURCHASES_OF = msgspec.json.Decoder(list[PurchaseListed])
+PURCHASES_KIND = lists.Kind(PurchaseListed, PURCHASES_OF.decode, as_stored=True)
 
 
 def list_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
@@ -408,61 +412,68 @@ def list_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     if customer_id is not None:
         question = partial(db.list_customer_purchases, customer_id)
     ask = request.app[DATABASE].read
-    return _list(request, PurchaseListed, _purchases_listed, ask, question)
+    return _list(request, PURCHASES_KIND, ask, question)
 
 
 def list_customer_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return one customer's purchases."""
     question = partial(db.list_customer_purchases, _id(request, "customer_id"))
     ask = request.app[DATABASE].read
-    return _list(request, PurchaseListed, _purchases_listed, ask, question)
+    return _list(request, PURCHASES_KIND, ask, question)
 
 
 async def _list(
-    request: web.Request,
-    kind: type[msgspec.Struct],
-    show: Show,
-    ask: Callable[[Question, int, int], Awaitable[db.Page]],
-    question: Question,
+    request: web.Request, kind: lists.Kind, ask: Ask, question: Question
 ) -> web.StreamResponse:
     """Answer with all rows, or with `limit` of them, in the form that was asked for."""
     form = lists.negotiate(request)
-    limit, after, lines = None, 0, lists.VARY
+    limit, after = None, 0
     if "?" in request.raw_path:
         limit = _number(request, "limit", 1, 1000)
         after = _number(request, "after", 0, MAX_ID) or 0
-    # One row more than asked for tells whether a page follows.
-    page = await ask(question, after, PAGE if limit is None else limit + 1)
-    rows = page.rows
-    if limit is not None:
-        while page.after is not None and len(rows) <= limit:
-            page = await ask(question, page.after, limit + 1 - len(rows))
-            rows = rows + page.rows
-        if len(rows) > limit:
-            rows = rows[:limit]
-            lines += f"Link: {_next(request, rows[-1][0])}\r\n"
-    elif page.after is not None:
-        pages = _pages(request.app[DATABASE], page, show, question)
-        return await lists.stream(request, form, kind, pages)
-    return Reply(200, form.whole(kind, show(rows)), lines, form.content_type)
+    page = await ask(question, after, limit or PAGE)
+    lines = lists.VARY
+    if page.after is not None:
+        if limit is None:
+            pages = _pages(request.app[DATABASE], page, question)
+            return await lists.stream(request, form, kind, pages)
+        page = await _filled(ask, question, page, limit)
+        if await _more_follows(ask, question, page):
+            lines += f"Link: {_next(request, page.after)}\r\n"
+    return Reply(200, form.whole(kind, page.json), lines, form.content_type)
 
 
-def _next(request: web.Request, after: int) -> str:
+async def _filled(ask: Ask, question: Question, page: db.Page, limit: int) -> db.Page:
+    """Return a page with as many rows as there are: a search may stop before."""
+    while page.size < limit and page.after is not None:
+        more = await ask(question, page.after, limit - page.size)
+        comma = "," if page.size and more.size else ""
+        json = page.json[:-1] + comma + more.json[1:]
+        page = db.Page(page.size + more.size, json, more.after)
+    return page
+
+
+async def _more_follows(ask: Ask, question: Question, page: db.Page) -> bool:
+    found = 0
+    while page.after is not None and not found:
+        page = await ask(question, page.after, 1)
+        found = page.size
+    return found > 0
+
+
+def _next(request: web.Request, after: int | None) -> str:
     """Return the link to the page that follows (RFC 8288)."""
     query = urlencode({**request.query, "after": str(after)})
     return f'<{request.rel_url.raw_path}?{query}>; rel="next"'
 
 
 async def _pages(
-    database: db.Engine,
-    page: db.Page,
-    show: Show,
-    question: Question,
-) -> AsyncIterator[Sequence[msgspec.Struct]]:
-    yield show(page.rows)
+    database: db.Engine, page: db.Page, question: Question
+) -> AsyncIterator[db.Page]:
+    yield page
     while page.after is not None:
         page = await database.scan(question, page.after, PAGE)
-        yield show(page.rows)
+        yield page
 
 
 # The server itself

@@ -8,34 +8,45 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
+import db
 from replies import ENCODER, FIXED_HEADERS, JSON, REQUEST_ID, Problem
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 
 
-Rows = Sequence[msgspec.Struct]
-Kind = type[msgspec.Struct]
+class Kind(NamedTuple):
+    """What a list holds: the struct of a row, and how it is made from stored JSON."""
+
+    struct: type[msgspec.Struct]
+    structs: Callable[[str], Sequence[msgspec.Struct]]
+    as_stored: bool
+    """Whether the stored JSON is what a reply shows."""
 
 
 class Format(NamedTuple):
-    """A media type, and what writes a list of structs: whole, or piece by piece."""
+    """A media type, and the pieces that a list is written with."""
 
     media_type: str
     content_type: str
-    whole: Callable[[Kind, Rows], bytes]
     before: Callable[[Kind], bytes]
-    rows: Callable[[Rows], bytes]
+    rows: Callable[[Kind, str], bytes]
     between: bytes = b""
     after: bytes = b""
 
+    def whole(self, kind: Kind, json: str) -> bytes:
+        """Return a list in one piece."""
+        return self.before(kind) + self.rows(kind, json) + self.after
 
-def _json_whole(kind: Kind, rows: Rows) -> bytes:
-    return ENCODER.encode({"status": "ok", "data": rows})
+
+def _json_rows(kind: Kind, json: str) -> bytes:
+    if kind.as_stored:
+        return json[1:-1].encode()
+    return ENCODER.encode(kind.structs(json))[1:-1]
 
 
-def _json_rows(rows: Rows) -> bytes:
-    return ENCODER.encode(rows)[1:-1]
+def _jsonl_rows(kind: Kind, json: str) -> bytes:
+    return ENCODER.encode_lines(kind.structs(json))
 
 
 def _csv_lines(lines: list[Sequence[Any]]) -> bytes:
@@ -49,17 +60,15 @@ def _csv_cell(value: object) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def _csv_rows(rows: Rows) -> bytes:
-    return _csv_lines(
-        [[_csv_cell(value) for value in msgspec.structs.astuple(row)] for row in rows]
-    )
+def _csv_rows(kind: Kind, json: str) -> bytes:
+    rows = map(msgspec.structs.astuple, kind.structs(json))
+    return _csv_lines([[_csv_cell(value) for value in row] for row in rows])
 
 
 FORMATS = (
     Format(
         "application/json",
         JSON,
-        _json_whole,
         lambda kind: b'{"status":"ok","data":[',
         _json_rows,
         b",",
@@ -68,15 +77,13 @@ FORMATS = (
     Format(
         "application/jsonl",
         "application/jsonl; charset=utf-8",
-        lambda kind, rows: ENCODER.encode_lines(rows),
         lambda kind: b"",
-        ENCODER.encode_lines,
+        _jsonl_rows,
     ),
     Format(
         "text/csv",
         "text/csv; charset=utf-8; header=present",
-        lambda kind, rows: _csv_lines([kind.__struct_fields__]) + _csv_rows(rows),
-        lambda kind: _csv_lines([kind.__struct_fields__]),
+        lambda kind: _csv_lines([kind.struct.__struct_fields__]),
         _csv_rows,
     ),
 )
@@ -120,7 +127,7 @@ async def stream(
     request: web.Request,
     form: Format,
     kind: Kind,
-    pages: AsyncIterator[Rows],
+    pages: AsyncIterator[db.Page],
 ) -> web.StreamResponse:
     """Send a list page by page, as fast as the client takes it."""
     headers = {"Content-Type": form.content_type, "Vary": "Accept"}
@@ -130,9 +137,9 @@ async def stream(
     if request.method == "HEAD":
         return response
     before = form.before(kind)
-    async for rows in pages:
-        if rows:
-            await response.write(before + form.rows(rows))
+    async for page in pages:
+        if page.size:
+            await response.write(before + form.rows(kind, page.json))
             before = form.between
     await response.write_eof(form.after)
     return response

@@ -1,6 +1,7 @@
 """The PostgreSQL engine: lanes of a few connections each, over asyncpg."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
@@ -54,12 +55,27 @@ READING_SESSION = f"{SESSION} SET default_transaction_read_only = on;"
 
 # Statements
 
+OBJECTS = re.compile(r"json_group_array\(json_object\(.*?\)\)", re.DOTALL)
+ROWS = "'[' || coalesce(string_agg(row_to_json(page)::text, ','), '') || ']'"
+TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')"""
+
 DIFFERENCES = {
     # A customer who is just being erased is waited for, and then not found.
     db.INSERT_PURCHASE: db.INSERT_PURCHASE.replace(
         "RETURNING", "FOR KEY SHARE RETURNING"
     ),
-    db.SELECT_CUSTOMERS: db.SELECT_CUSTOMERS.replace("instr(", "strpos("),
+    **{
+        sql: OBJECTS.sub(ROWS, sql)
+        .replace("instr(", "strpos(")
+        .replace("date_created AS", f"{TIME.format('date_created')} AS")
+        .replace("last_updated AS", f"{TIME.format('last_updated')} AS")
+        .replace("AS customer\n", "AS customer_id\n")
+        for sql in (
+            db.SELECT_CUSTOMERS,
+            db.SELECT_PURCHASES,
+            db.SELECT_CUSTOMER_PURCHASES,
+        )
+    },
     db.DELETE_PURCHASES: db.DELETE_PURCHASES.replace(
         "SELECT value FROM json_each(?)",
         "SELECT CAST(value AS bigint) FROM json_array_elements_text(?)",

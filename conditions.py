@@ -7,10 +7,13 @@ import msgspec
 from aiohttp import web
 
 import db
-from replies import CALLER, ENCODER, invalid
+from replies import CALLER, ENCODER, Problem, invalid
 
-ENTITY_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
+
+MAX_HEADER = 8192
+"""What a header may hold in all its lines together; aiohttp limits each line."""
 
 
 def entity_tag(version: int) -> str:
@@ -18,9 +21,17 @@ def entity_tag(version: int) -> str:
     return f'"{version}"'
 
 
+def joined(request: web.Request, header: str) -> str:
+    """Return the lines of a header as one (RFC 9110, section 5.3). Problem 400."""
+    text = ",".join(request.headers.getall(header))
+    if len(text) > MAX_HEADER:
+        raise Problem(400, f"{header} holds more than {MAX_HEADER} characters.")
+    return text
+
+
 def _tags(request: web.Request, header: str) -> list[tuple[bool, str]] | None:
     """Return the tags of a header, weak or not; None without it or for `*`."""
-    text = ",".join(request.headers.getall(header, ("*",)))
+    text = joined(request, header)
     if text.strip() == "*":
         return None
     return [(bool(weak), tag) for weak, tag in ENTITY_TAG.findall(text)]

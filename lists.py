@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 import db
+from conditions import joined
 from replies import ENCODER, FIXED_HEADERS, JSON, REQUEST_ID, Problem
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -94,7 +95,7 @@ def negotiate(request: web.Request) -> Format:
     """Return the format that the client likes best (RFC 9110, 12.5.1). Problem 406."""
     if request.headers.get("Accept", "*/*") == "*/*":
         return FORMATS[0]
-    accept = ",".join(request.headers.getall("Accept"))
+    accept = joined(request, "Accept")
     ranges = dict(_range(part) for part in accept.split(",") if part.strip())
     best = max(FORMATS, key=lambda form: _quality(form.media_type, ranges))
     if _quality(best.media_type, ranges) <= 0:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_origin
@@ -19,6 +20,7 @@ from lists import FORMATS
 from replies import ENCODER, JSON, PROBLEM
 
 Object = dict[str, Any]
+CHANGING = ("PATCH", "PUT", "DELETE")
 
 
 class Fault(msgspec.Struct):
@@ -63,6 +65,17 @@ PROBLEMS = {
     503: "Too busy, or the database is out of reach.",
     507: "The disk is full.",
 }
+CAUSES: dict[tuple[int, ...], Callable[[Route], bool]] = {
+    (400, 422, 500, 503): lambda route: True,
+    (401,): lambda route: route.access != "public",
+    (403, 507): lambda route: route.access == "write",
+    (404,): lambda route: "{" in route.path or "customer_id" in route.query,
+    (406,): lambda route: _is_list(route),
+    (408, 413, 415): lambda route: route.body is not None,
+    (409,): lambda route: route.method == "POST",
+    (412,): lambda route: route.method in CHANGING,
+}
+"""Which routes may answer with which problems."""
 PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
 
 HEADERS = {
@@ -102,38 +115,28 @@ PARAMETERS: Object = {
     },
 }
 
-# The examples of the description that this server was made from. In a list it has no
-# customer_id, and it changes no customer.
-JOHN = {"name": "John Doe", "address": "Amsterdam, NL"}
-BOUGHT = {"purchase_name": "Iphone 12", "quantity": 4}
-CHANGED = {"purchase_name": "Iphone 12 Pro", "quantity": 40}
-TIMES = {
-    "purchased_on": "2022-04-09 12:43:28.321654+00:00",
-    "last_updated_on": "2022-04-09 12:43:56.924416+00:00",
-}
-FIRST = {
-    "purchase_id": 1,
-    "purchase_name": "Iphone 10 Pro",
-    "quantity": 4,
-    "purchased_on": "2022-04-09 12:43:22.237526+00:00",
-    "last_updated_on": None,
-    "customer_id": "1",
-}
-SHORT_TIME = {"purchased_on": "Apr 09 2022 12:43:28"}
-EXAMPLES: dict[str, list[Object]] = {
-    "NewCustomer": [JOHN],
-    "CustomerReply": [{"id": 1, **JOHN, "created_on": "Apr 09 2022 12:43:17"}],
-    "CustomerChanges": [{"address": "Amsterdam, NL"}],
-    "NewPurchase": [BOUGHT, CHANGED],
-    "PurchaseAdded": [{"id": 2, **BOUGHT, "customer_id": "1", **SHORT_TIME}],
-    "PurchaseListed": [
-        FIRST,
-        {"purchase_id": 2, **CHANGED, **TIMES, "customer_id": "1"},
-    ],
-    "Deletion": [{"delete_all": False, "purchase_ids": [3, 6]}],
-    "PurchaseChanges": [CHANGED],
-    "PurchaseReply": [{"id": "2", **CHANGED, **TIMES}],
-}
+# The examples of the description that this server was made from; there, a list has no
+# customer_id, and no customer is changed.
+EXAMPLES: dict[str, list[Object]] = msgspec.json.decode("""{
+"NewCustomer": [{"name": "John Doe", "address": "Amsterdam, NL"}],
+"CustomerReply": [{"id": 1, "name": "John Doe", "address": "Amsterdam, NL",
+  "created_on": "Apr 09 2022 12:43:17"}],
+"CustomerChanges": [{"address": "Amsterdam, NL"}],
+"NewPurchase": [{"purchase_name": "Iphone 12", "quantity": 4},
+  {"purchase_name": "Iphone 12 Pro", "quantity": 40}],
+"PurchaseAdded": [{"id": 2, "purchase_name": "Iphone 12", "quantity": 4,
+  "customer_id": "1", "purchased_on": "Apr 09 2022 12:43:28"}],
+"PurchaseListed": [{"purchase_id": 1, "purchase_name": "Iphone 10 Pro", "quantity": 4,
+  "purchased_on": "2022-04-09 12:43:22.237526+00:00", "last_updated_on": null,
+  "customer_id": "1"}, {"purchase_id": 2, "purchase_name": "Iphone 12 Pro",
+  "quantity": 40, "purchased_on": "2022-04-09 12:43:28.321654+00:00",
+  "last_updated_on": "2022-04-09 12:43:56.924416+00:00", "customer_id": "1"}],
+"Deletion": [{"delete_all": false, "purchase_ids": [3, 6]}],
+"PurchaseChanges": [{"purchase_name": "Iphone 12 Pro", "quantity": 40}],
+"PurchaseReply": [{"id": "2", "purchase_name": "Iphone 12 Pro", "quantity": 40,
+  "purchased_on": "2022-04-09 12:43:28.321654+00:00",
+  "last_updated_on": "2022-04-09 12:43:56.924416+00:00"}]
+}""")
 
 TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -145,7 +148,6 @@ NOT_JSON = {
     handlers.docs: ("text/html",),
     handlers.docs_asset: tuple(kind.partition(";")[0] for kind in TYPES.values()),
 }
-CHANGING = ("PATCH", "PUT", "DELETE")
 REF = "#/components/schemas/"
 TWO_BODIES = handlers.delete_purchases
 """The deletion, which is also the update as it was first described."""
@@ -155,19 +157,14 @@ def describe(secured: bool = True) -> Object:
     """Return the description; `secured` says whether callers need a token."""
     paths: dict[str, Object] = {}
     for route in ROUTES:
-        operation = _operation(route)
+        operations = paths.setdefault(_path(route), {})
+        operation = operations[route.method.lower()] = _operation(route)
         if route.access != "public":
-            operation["security"] = (
-                [{"bearer": []}] if secured else [{}, {"bearer": []}]
-            )
-        paths.setdefault(_path(route), {})[route.method.lower()] = operation
-    return {
+            operation["security"] = [{"bearer": []}, *([] if secured else [{}])]
+    title = "Customer purchase server"
+    description: Object = {
         "openapi": "3.1.1",
-        "info": {
-            "title": "Customer purchase server",
-            "version": handlers.VERSION,
-            "description": ABOUT,
-        },
+        "info": {"title": title, "version": handlers.VERSION, "description": ABOUT},
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in TAGS],
         "paths": paths,
@@ -181,6 +178,8 @@ def describe(secured: bool = True) -> Object:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+    portable: Object = _portable(description)
+    return portable
 
 
 # Schemas
@@ -188,9 +187,7 @@ def describe(secured: bool = True) -> Object:
 
 def _schema(kind: Any) -> Object:
     """Return the schema of a type, its structs by reference."""
-    (schema,), _ = msgspec.json.schema_components([kind], ref_template=f"{REF}{{name}}")
-    portable: Object = _portable(schema)
-    return portable
+    return msgspec.json.schema_components([kind], ref_template=f"{REF}{{name}}")[0][0]
 
 
 def _schemas() -> Object:
@@ -201,35 +198,32 @@ def _schemas() -> Object:
         schemas[name]["examples"] = examples
     for changes in Changes.__subclasses__():
         schemas[changes.__name__]["minProperties"] = 1
-    schemas[Deletion.__name__]["required"] = ["purchase_ids"]
-    everything = {"delete_all": {"const": True}, "purchase_ids": {}}
+    schemas["Deletion"]["required"] = ["purchase_ids"]
     schemas["DeletionOfAll"] = {
         "title": "DeletionOfAll",
+        "description": "All of a customer's purchases, whatever `purchase_ids` holds.",
         "type": "object",
-        "properties": everything,
+        "properties": {"delete_all": {"const": True}, "purchase_ids": {}},
         "required": ["delete_all"],
         "additionalProperties": False,
-        "description": "All of a customer's purchases, whatever `purchase_ids` holds.",
     }
-    return {name: _portable(schema) for name, schema in schemas.items()}
+    return schemas
 
 
-def _portable(schema: Any) -> Any:
-    """Return a schema for every reader: ECMA-262 patterns, and the size of integers."""
-    if isinstance(schema, list):
-        return [_portable(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    schema = {name: _portable(value) for name, value in schema.items()}
-    if isinstance(pattern := schema.get("pattern"), str):
-        escaped = (
-            f"\\u{ord(char):04x}" if ord(char) < 33 or ord(char) > 126 else char
-            for char in pattern
+def _portable(value: Any) -> Any:
+    """Return it with patterns as ECMA-262 has them, and the size of large integers."""
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {name: _portable(item) for name, item in value.items()}
+    if isinstance(pattern := value.get("pattern"), str):
+        value["pattern"] = re.sub(
+            r"[^!-~]", lambda char: f"\\u{ord(char[0]):04x}", pattern
         )
-        schema["pattern"] = "".join(escaped)
-    if schema.get("type") == "integer" and schema.get("maximum", MAX_ID) > 2**31:
-        schema["format"] = "int64"
-    return schema
+    if value.get("type") == "integer" and value.get("maximum", MAX_ID) > 2**31:
+        value["format"] = "int64"
+    return value
 
 
 def _envelope(field: str, schema: Object) -> Object:
@@ -246,56 +240,65 @@ def _name(route: Route, name: str) -> str:
 
 
 def _path(route: Route) -> str:
-    return re.sub(r"\{(\w+)\}", lambda name: f"{{{_name(route, name[1])}}}", route.path)
+    return re.sub(r"{(\w+)}", lambda found: f"{{{_name(route, found[1])}}}", route.path)
+
+
+def _is_list(route: Route) -> bool:
+    return get_origin(route.reply) is list
+
+
+def _has_tag(route: Route) -> bool:
+    """Return whether a route answers with one row, or a page: with an entity tag."""
+    if route.path.startswith("/api/"):
+        return hasattr(route.reply, "__struct_fields__")
+    return route.handler in (handlers.description, handlers.docs, handlers.docs_asset)
 
 
 def _operation(route: Route) -> Object:
     name = route.handler.__name__
-    summary, _, more = (inspect.getdoc(route.handler) or "").partition("\n")
-    of = [tag for tag in ("purchase", "customer") if tag in name]
-    operation: Object = {
+    summary, _, more = (inspect.getdoc(route.handler) or "").partition("\n\n")
+    tags = [f"{row}s" for row in ("purchase", "customer") if row in name] + ["server"]
+    answers = {str(route.status): _success(route)}
+    if _has_tag(route) and route.method == "GET":
+        answers["304"] = _response("Not modified.", ["ETag"])
+    for statuses, applies in CAUSES.items():
+        for status in statuses if applies(route) else ():
+            answers[str(status)] = {"$ref": f"#/components/responses/{status}"}
+    operation = {
         "operationId": name,
         "summary": summary.rstrip("."),
         "description": more,
-        "tags": [f"{of[0]}s" if of else "server"],
+        "tags": tags[:1],
         "parameters": _parameters(route),
-        "responses": {str(route.status): _success(route)},
+        "responses": dict(sorted(answers.items())),
     }
-    if _tagged(route) and route.method == "GET":
-        operation["responses"]["304"] = _response("Not modified.", ["ETag"])
-    for status in sorted(_problems(route)):
-        reference = {"$ref": f"#/components/responses/{status}"}
-        operation["responses"][str(status)] = reference
-    if route.body is not None:
-        operation["requestBody"] = _request_body(route)
-    return operation
-
-
-def _tagged(route: Route) -> bool:
-    """Return whether a route answers with one row, which has an entity tag."""
-    return route.path.startswith("/api/") and hasattr(route.reply, "__struct_fields__")
+    return operation if route.body is None else operation | _request_body(route)
 
 
 def _parameters(route: Route) -> list[Object]:
-    placed = [("path", name) for name in re.findall(r"\{(\w+)\}", route.path)]
-    placed += [("query", name) for name in PARAMETERS["query"] if name in route.query]
+    places = {
+        "path": re.findall(r"{(\w+)}", route.path),
+        "query": [name for name in PARAMETERS["query"] if name in route.query],
+        "header": [],
+    }
     if route.method == "POST":
-        placed.append(("header", "Idempotency-Key"))
+        places["header"].append("Idempotency-Key")
     elif route.method in CHANGING:
-        placed.append(("header", "If-Match"))
-    elif _tagged(route):
-        placed.append(("header", "If-None-Match"))
-    placed.append(("header", "X-Request-Id"))
-    return [_parameter(route, place, name) for place, name in placed]
-
-
-def _parameter(route: Route, place: str, name: str) -> Object:
-    kind, text = PARAMETERS[place][name]
-    required = {}
-    if place == "path":
-        name, required = _name(route, name), {"required": True}
-    described = {"name": name, "in": place, "description": text}
-    return {**described, **required, "schema": _schema(kind)}
+        places["header"].append("If-Match")
+    elif _has_tag(route):
+        places["header"].append("If-None-Match")
+    places["header"].append("X-Request-Id")
+    return [
+        {
+            "name": _name(route, name) if place == "path" else name,
+            "in": place,
+            "description": PARAMETERS[place][name][1],
+            "required": place == "path",
+            "schema": _schema(PARAMETERS[place][name][0]),
+        }
+        for place, names in places.items()
+        for name in names
+    ]
 
 
 def _request_body(route: Route) -> Object:
@@ -305,45 +308,19 @@ def _request_body(route: Route) -> Object:
         content["schema"] = {"anyOf": [_schema(Deletion), of_all, _schema(NewPurchase)]}
         content["examples"] = {
             "delete": {"value": EXAMPLES["Deletion"][0]},
-            "update": {"value": CHANGED},
+            "update": {"value": EXAMPLES["NewPurchase"][1]},
         }
     types = ["application/json"]
     if route.method == "PATCH":
         types.append("application/merge-patch+json")
-    required = route.method != "DELETE"
-    return {"required": required, "content": dict.fromkeys(types, content)}
+    body = {
+        "required": route.method != "DELETE",
+        "content": dict.fromkeys(types, content),
+    }
+    return {"requestBody": body}
 
 
 # Answers
-
-
-def _success(route: Route) -> Object:
-    headers = []
-    if route.path.startswith("/api/"):
-        headers += ["Location"] if route.status == 201 else []
-        headers += ["ETag"] if _tagged(route) else []
-        headers += ["Idempotency-Replayed"] if route.method == "POST" else []
-        headers += ["Link"] if "limit" in route.query else []
-    headers += ["Deprecation", "Link"] if route.handler is TWO_BODIES else []
-    answer = _response(HTTPStatus(route.status).phrase + ".", headers)
-    return answer | {"content": _content(route)} | _links(route)
-
-
-def _content(route: Route) -> Object:
-    schema = _schema(route.reply)
-    if route.handler in NOT_JSON:
-        return {kind: {"schema": schema} for kind in NOT_JSON[route.handler]}
-    if route.reply is int:
-        schema = _envelope("deleted_count", schema)
-    elif route.path.startswith("/api/"):
-        schema = _envelope("data", schema)
-    if route.handler is TWO_BODIES:
-        schema = {"oneOf": [schema, _envelope("data", _schema(PurchaseReply))]}
-    content: Object = {"application/json": {"schema": schema}}
-    if get_origin(route.reply) is list:
-        texts = [form.media_type for form in FORMATS[1:]]
-        content |= {text: {"schema": _schema(str)} for text in texts}
-    return content
 
 
 def _response(text: str, headers: list[str]) -> Object:
@@ -352,48 +329,51 @@ def _response(text: str, headers: list[str]) -> Object:
     return {"description": text, "headers": references}
 
 
-def _links(route: Route) -> Object:
-    """Return what can be asked about a new row (OpenAPI 3.1.1, section 4.8.20)."""
-    row = "$response.body#/data/"
-    if route.status != 201:
-        return {}
-    ids = {"customer_id": f"{row}id"}
-    if route.reply is PurchaseAdded:
-        ids = {"customer_id": f"{row}customer_id", "purchase_id": f"{row}id"}
-    links = {}
-    for other in ROUTES:
-        names = re.findall(r"\{(\w+)\}", other.path)
-        if names and set(names) <= set(ids):
-            values = {_name(other, name): ids[name] for name in names}
-            target = other.handler.__name__
-            links[target] = {"operationId": target, "parameters": values}
-    return {"links": links}
-
-
 def _problem(status: int) -> Object:
     answer = _response(PROBLEMS[status], PROBLEM_HEADERS.get(status, []))
     return answer | {"content": {PROBLEM: {"schema": _schema(ProblemDetails)}}}
 
 
-def _problems(route: Route) -> list[int]:
-    """Return the statuses of the problems that a route may answer with."""
-    may_be = {
-        400: True,
-        401: route.access != "public",
-        403: route.access == "write",
-        404: "{" in route.path or "customer_id" in route.query,
-        406: get_origin(route.reply) is list,
-        408: route.body is not None,
-        409: route.method == "POST",
-        412: route.method in CHANGING,
-        413: route.body is not None,
-        415: route.body is not None,
-        422: True,
-        500: True,
-        503: True,
-        507: route.access == "write",
-    }
-    return [status for status, is_so in may_be.items() if is_so]
+def _success(route: Route) -> Object:
+    headers = ["ETag"] if _has_tag(route) else []
+    headers += ["Location", "Idempotency-Replayed"] if route.status == 201 else []
+    headers += ["Link"] if _is_list(route) else []
+    headers += ["Deprecation", "Link"] if route.handler is TWO_BODIES else []
+    answer = _response(f"{HTTPStatus(route.status).phrase}.", headers)
+    return answer | {"content": _content(route), "links": _links(route)}
+
+
+def _content(route: Route) -> Object:
+    schema = _schema(route.reply)
+    if route.handler in NOT_JSON:
+        return {kind: {"schema": schema} for kind in NOT_JSON[route.handler]}
+    if route.path.startswith("/api/"):
+        field = "deleted_count" if route.reply is int else "data"
+        schema = _envelope(field, schema)
+    if route.handler is TWO_BODIES:
+        schema = {"oneOf": [schema, _envelope("data", _schema(PurchaseReply))]}
+    content: Object = {"application/json": {"schema": schema}}
+    if _is_list(route):
+        texts = [form.media_type for form in FORMATS[1:]]
+        content |= {text: {"schema": _schema(str)} for text in texts}
+    return content
+
+
+def _links(route: Route) -> Object:
+    """Return what can be asked about a new row (OpenAPI 3.1.1, section 4.8.20)."""
+    row, ids = "$response.body#/data/", {}
+    if route.reply is PurchaseAdded:
+        ids = {"customer_id": f"{row}customer_id", "purchase_id": f"{row}id"}
+    elif route.status == 201:
+        ids = {"customer_id": f"{row}id"}
+    links = {}
+    for other in ROUTES:
+        names = re.findall(r"{(\w+)}", other.path)
+        if names and ids.keys() >= set(names):
+            target = other.handler.__name__
+            values = {_name(other, name): ids[name] for name in names}
+            links[target] = {"operationId": target, "parameters": values}
+    return links
 
 
 # The page

@@ -10,9 +10,10 @@ import traceback
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import accumulate, count
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -31,6 +32,8 @@ from workers import Worker
 
 ENCODER = msgspec.json.Encoder()
 FLUSH_SECONDS = 0.25
+CLOSE_SECONDS = 1.0
+"""How long a stop waits for stdout to take the last lines."""
 MAX_BATCHES = 100
 """Batches of access lines kept while stdout takes none; further lines are dropped."""
 
@@ -149,7 +152,9 @@ class Telemetry(Collector):
         self.before = Counts()
         """What the workers had counted whose place this one took."""
         self._unwritten = 0
-        self._writer = ThreadPoolExecutor(1)  # a stuck stdout must not stop the loop
+        # A stuck stdout must stop neither the loop nor, being a daemon, the exit.
+        self._batches: SimpleQueue[bytes] = SimpleQueue()
+        self._writer = Thread(target=self._print, daemon=True)
         self._flushing: asyncio.TimerHandle | None = None
         self.note: Callable[[Request], None] = self.requests.append
         """Keeps a request until the next flush."""
@@ -158,9 +163,13 @@ class Telemetry(Collector):
 
     def start(self) -> None:
         """Flush from now on, again and again."""
+        self._writer.start()
+        self._flush_again()
+
+    def _flush_again(self) -> None:
         self.flush()
         loop = asyncio.get_running_loop()
-        self._flushing = loop.call_later(FLUSH_SECONDS, self.start)
+        self._flushing = loop.call_later(FLUSH_SECONDS, self._flush_again)
 
     def flush(self) -> None:
         """Count the requests that were noted, and hand their lines to the writer."""
@@ -209,15 +218,15 @@ class Telemetry(Collector):
             return
         self._unwritten += 1
         lines = access_lines(requests)
-        self._writer.submit(self._print, lines)
+        self._batches.put(lines)
 
-    def _print(self, lines: bytes) -> None:
-        try:
-            while lines:
-                lines = lines[os.write(sys.stdout.fileno(), lines) :]
-        except OSError:  # nobody reads stdout any more; serving goes on
-            self.dropped += lines.count(b"\n")
-        finally:
+    def _print(self) -> None:
+        while lines := self._batches.get():
+            try:
+                while lines:
+                    lines = lines[os.write(sys.stdout.fileno(), lines) :]
+            except OSError:  # nobody reads stdout any more; serving goes on
+                self.dropped += lines.count(b"\n")
             self._unwritten -= 1
 
     def text(self) -> bytes:
@@ -261,7 +270,9 @@ class Telemetry(Collector):
         if self._flushing is not None:
             self._flushing.cancel()
         self.flush()
-        self._writer.shutdown()
+        self._batches.put(b"")
+        if self._writer.is_alive():
+            self._writer.join(CLOSE_SECONDS)
 
 
 def _engine_metrics(engine: db.Engine, counts: Counts) -> Iterator[Metric]:

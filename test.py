@@ -62,7 +62,7 @@ from connections import Runner
 from server import Settings
 
 PROJECT = Path(__file__).resolve().parent
-ENGINES = ("sqlite",)
+ENGINES = ("sqlite", "postgresql")
 one_engine = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Marks a test of what the database has no part in, or of SQLite alone."""
 
@@ -221,10 +221,8 @@ def database_url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
     """Return the URL of a database of the test's own, not made yet or empty."""
     if request.param == "sqlite":
         return f"sqlite:///{sqlite_path}"
-    cluster = request.getfixturevalue("postgresql_cluster")
-    name = f"test_{os.getpid()}_{time.monotonic_ns()}"
-    cluster.sql(f"CREATE DATABASE {name}")
-    return f"{cluster.url.rpartition('/')[0]}/{name}"
+    url: str = request.getfixturevalue("postgresql_cluster").new_schema()
+    return url
 
 
 @pytest.fixture
@@ -2629,6 +2627,7 @@ async def test_stdout_that_takes_nothing(
     with (tmp_path / "read-only").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         os.close(out.fileno())
+        log.start()
         for _ in range(3):
             log.note((0.0, "id", "GET", "/", 200, 0.1, ""))
             log.flush()

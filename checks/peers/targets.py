@@ -1,0 +1,157 @@
+"""Start what is measured, each program with the same rows, and see that it answers."""
+
+import json
+import os
+import signal
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving import Reply, Server, call
+
+from peers.programs import OURS, PROGRAMS
+
+LISTED, ADDED, EACH = 1000, 1000, 10
+"""How many customers are listed, and added to; how many purchases the listed have."""
+SHORT_LISTS = [EACH] * LISTED + [0] * ADDED
+"""How many purchases each customer has."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where servers run: in folders of a folder, on some cores."""
+
+    folder: Path
+    cores: str
+
+
+@dataclass
+class Target:
+    """A running server; its first customers are listed, those after them added to."""
+
+    name: str
+    server: Server
+    listed: int = LISTED
+    added: int = ADDED
+    acknowledged: int = 0
+
+    def cpu_seconds(self) -> float:
+        """Return what the process has used of its processors (proc_pid_stat(5))."""
+        stat = Path(f"/proc/{self.server.pid}/stat").read_text()
+        user, system = stat.rpartition(") ")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def stored(self) -> int:
+        """Return how many purchases the customers have that were added to."""
+        with closing(sqlite3.connect(self.server.folder / "db.sqlite3")) as database:
+            query = "SELECT count(*) FROM purchases WHERE customer_id > ?"
+            count: int = database.execute(query, (self.listed,)).fetchone()[0]
+            return count
+
+
+def start(
+    stack: ExitStack,
+    place: Place,
+    name: str = OURS,
+    purchases: Sequence[int] = (),
+    constant: str = "",
+) -> Server:
+    """Start a server on its core, with so many purchases of each customer."""
+    program = PROGRAMS[name]
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place.folder))
+    (folder / "limit.json").write_text(constant)
+    command = ("taskset", "-c", place.cores, *program.command)
+    server = Server(folder, program.env, command)
+    stack.callback(server.stop, signal.SIGKILL)
+    launch(server)
+    if purchases:
+        server.stop()
+        fill(folder / "db.sqlite3", purchases)
+        launch(server)
+    return server
+
+
+def launch(server: Server, within: float = 20.0) -> None:
+    """Start a process and wait until it answers. RuntimeError after so many seconds."""
+    server.launch()
+    end = time.monotonic() + within
+    while not server.status_of("/"):
+        if time.monotonic() > end or (server.process and server.process.poll()):
+            raise RuntimeError(f"{server.command}: {server.errors()}")
+        time.sleep(0.005)
+
+
+def fill(path: Path, purchases: Sequence[int]) -> None:
+    """Add a customer for each number, with as many purchases."""
+    at = "2026-11-01 09:30:00.123456+00:00"
+    customers = ((f"Customer {i}", at) for i in range(1, len(purchases) + 1))
+    rows = (
+        (f"Green tea, {number} g", number + 1, customer, at)
+        for customer, count in enumerate(purchases, 1)
+        for number in range(count)
+    )
+    with closing(sqlite3.connect(path)) as database, database:
+        database.executemany(
+            "INSERT INTO customer (name, address, date_created)"
+            " VALUES (?, '1 High Street', ?)",
+            customers,
+        )
+        database.executemany(
+            "INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)"
+            " VALUES (?, ?, ?, ?)",
+            rows,
+        )
+
+
+def path_of(customer_id: int) -> str:
+    """Return the path of a customer's purchases."""
+    return f"/api/v1/purchase/{customer_id}"
+
+
+def answers(server: Server) -> dict[str, Reply]:
+    """Return one reply to a list and one to an add."""
+    purchase = {"purchase_name": "Green tea, 100 g", "quantity": 4}
+    return {
+        "list": call(server, "GET", path_of(LISTED)),
+        "add": call(server, "POST", path_of(LISTED + 1), purchase),
+    }
+
+
+def shape(replies: Mapping[str, Reply]) -> object:
+    """Return what the replies of two servers have in common."""
+    body = replies["add"].json()
+    data = body["data"] if isinstance(body, dict) and "data" in body else {}
+    statuses = [reply.status for reply in replies.values()]
+    return statuses, replies["list"].json(), [(key, type(data[key])) for key in data]
+
+
+def constant_answers(replies: Mapping[str, Reply]) -> str:
+    """Return our replies as JSON, but for the headers that aiohttp adds itself."""
+    own = {"connection", "content-length", "date", "server"}
+    found = {}
+    for name, reply in replies.items():
+        items = reply.headers.items()
+        headers = [[key, value] for key, value in items if key.lower() not in own]
+        body = reply.body.decode()
+        found[name] = {"status": reply.status, "headers": headers, "body": body}
+    return json.dumps(found)
+
+
+def start_all(stack: ExitStack, place: Place, names: Iterable[str]) -> list[Target]:
+    """Start our server and others. SystemExit when one answers anything else."""
+    ours = start(stack, place, OURS, SHORT_LISTS)
+    expected = answers(ours)
+    targets = [Target(OURS, ours)]
+    for name in names:
+        constant = constant_answers(expected) if name == "limit" else ""
+        rows = () if constant else SHORT_LISTS
+        server = start(stack, place, name, rows, constant)
+        seen = answers(server)
+        if shape(seen) != shape(expected):
+            raise SystemExit(f"bench.py: {name} answers {seen}, not {expected}")
+        targets.append(Target(name, server))
+    return targets

@@ -65,6 +65,19 @@ def observed(route: Route, door: Door, telemetry: Telemetry) -> Handler:
     return observe
 
 
+async def expectation(request: web.Request) -> None:
+    """Let a body come that waits for leave (RFC 9110, section 10.1.1). Problem 417.
+
+    aiohttp's own puts what it does not know into its answer, and fails where that is
+    no text.
+    """
+    if request.headers["Expect"].lower() != "100-continue":
+        raise Problem(417, "Expect may only be 100-continue.")
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the answer was written yet
+
+
 @lru_cache(1000)
 def _check_host(host: str) -> None:
     # RFC 9112, section 3.2; the parser refuses none and two of them

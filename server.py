@@ -1,18 +1,16 @@
 """Start-up: settings, try_make_db(), init_app(), main()."""
 
-import argparse
 import asyncio
 import gc
 import ipaddress
 import logging
-import os
 import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 from aiohttp import web
 
@@ -23,7 +21,9 @@ import sqlite
 import workers
 from access import Door, new_token, read_tokens
 from connections import Runner
-from middlewares import TELEMETRY, observed
+from middlewares import TELEMETRY, expectation, observed
+from settings import DEFAULTS, Parser, Settings
+from settings import parser as settings_parser
 from telemetry import JSONLines, Telemetry
 from workers import Worker
 
@@ -38,23 +38,6 @@ STOP_SECONDS = 3.0
 """How long a stop waits: for bodies, for handlers, and for those that it cancels."""
 SPARE_FILES = 64
 """File descriptors that connections leave to the database and the logs."""
-
-
-class Settings(NamedTuple):
-    """How the server runs."""
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    database_url: str = "sqlite:///db.sqlite3"
-    workers: int = 1
-    api_tokens_file: Path | None = None
-    allow_anonymous: bool = False
-    cors_origins: tuple[str, ...] = ()
-    log_level: str = "info"
-    access_log: bool = True
-
-
-DEFAULTS = Settings()
 
 
 def try_make_db(url: str = DEFAULTS.database_url) -> None:
@@ -81,11 +64,13 @@ def init_app(
         path = route.path.replace("_id}", f"_id:{handlers.ID}}}")
         handler = observed(route, door, telemetry)
         if route.method == "GET":
-            app.router.add_get(path, handler)  # and HEAD
+            app.router.add_get(path, handler, expect_handler=expectation)  # and HEAD
         else:
-            app.router.add_route(route.method, path, handler)
+            app.router.add_route(
+                route.method, path, handler, expect_handler=expectation
+            )
     nowhere = observed(handlers.NOWHERE, door, telemetry)
-    app.router.add_route("*", "/{anything:.*}", nowhere)
+    app.router.add_route("*", "/{anything:.*}", nowhere, expect_handler=expectation)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
         telemetry.engine = app[handlers.DATABASE] = await db.connect(
@@ -170,80 +155,6 @@ def _read_tokens_again(settings: Settings, door: Door) -> None:
         LOG.error("tokens kept as they were: %s", exc)
 
 
-# Settings
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses a bad setting in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _port(text: str) -> int:
-    if text.isascii() and text.isdecimal() and int(text[:6]) < 65536:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-
-
-def _workers(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 1 <= int(text[:4]) <= 256:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes, 1 to 256")
-
-
-def _switch(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1")
-    return text == "1"
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="server.py",
-        description="The customer purchase server.",
-        epilog="Commands: none serves; backup DEST; token NAME [--read]; "
-        "copy SOURCE_URL DEST_URL. Every setting can come from the environment, "
-        "under its name in capitals.",
-    )
-    parser.add_argument("command", nargs="*", help="see below")
-    parser.add_argument("--read", action="store_true", help="token: it may only read")
-    for name, default, kind, meaning in (
-        ("HOST", "127.0.0.1", str, "address to listen on"),
-        ("PORT", "8080", _port, "port to listen on"),
-        (
-            "DATABASE_URL",
-            "sqlite:///db.sqlite3",
-            str,
-            "sqlite:///relative, sqlite:////absolute or postgresql://...",
-        ),
-        ("WORKERS", "1", _workers, "processes that share the port"),
-        (
-            "API_TOKENS_FILE",
-            None,
-            Path,
-            "who may come in: `name sha256-hex read|write`",
-        ),
-        ("ALLOW_ANONYMOUS", "0", _switch, "1: let anybody in beyond loopback"),
-        ("CORS_ORIGINS", "", _origins, "origins whose pages may call"),
-        ("LOG_LEVEL", "info", str, "debug, info, warning or error"),
-        ("ACCESS_LOG", "1", _switch, "0: no line a request on stdout"),
-    ):
-        parser.add_argument(
-            "--" + name.lower().replace("_", "-"),
-            default=os.environ.get(name) or default,
-            type=kind,
-            metavar=name,
-            help=f"{meaning} (default: {default or 'unset'})",
-        )
-    return parser
-
-
 def _is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -265,12 +176,10 @@ def _door(settings: Settings) -> Door:
 
 def main() -> None:
     """Run the command that the arguments and the environment ask for."""
-    parser = _parser()
+    parser = settings_parser()
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
     settings = Settings(**arguments)
-    if settings.log_level not in ("debug", "info", "warning", "error"):
-        parser.error(f"LOG_LEVEL {settings.log_level!r} is not a level")
     if not db.is_postgres(settings.database_url):
         try:
             sqlite.path_of(settings.database_url)

@@ -71,6 +71,7 @@ TROUBLES = {
     INTERRUPT: f"it took longer than {BATCH_SECONDS:.0f} seconds",
     IOERR: "the disk failed to read or write",
     CORRUPT: "the database is damaged",
+    FULL: "the disk is full",
     CANTOPEN: "the database file cannot be opened",
     NOTADB: "the database is damaged",
 }
@@ -98,7 +99,7 @@ class Health:
             self.trouble = TROUBLES[code]
         self.locked = self.locked or code in (BUSY, LOCKED)
         if code == FULL:
-            return db.DiskFullError("the disk is full")
+            return db.DiskFullError(TROUBLES[FULL])
         return db.UnavailableError(TROUBLES[code]) if code in TROUBLES else exc
 
 

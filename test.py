@@ -59,7 +59,7 @@ import sqlite
 import telemetry
 from access import Door, read_tokens
 from connections import Runner
-from server import Settings
+from settings import Settings
 
 PROJECT = Path(__file__).resolve().parent
 ENGINES = ("sqlite", "postgresql")

@@ -1,0 +1,101 @@
+"""Settings: from flags, else from the environment, else their defaults."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+
+class Settings(NamedTuple):
+    """How the server runs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    database_url: str = "sqlite:///db.sqlite3"
+    workers: int = 1
+    api_tokens_file: Path | None = None
+    allow_anonymous: bool = False
+    cors_origins: tuple[str, ...] = ()
+    log_level: str = "info"
+    access_log: bool = True
+
+
+DEFAULTS = Settings()
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses a bad setting in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text[:6]) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+
+
+def _workers(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 1 <= int(text[:4]) <= 256:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes, 1 to 256")
+
+
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1")
+    return text == "1"
+
+
+def _level(text: str) -> str:
+    if text not in ("debug", "info", "warning", "error"):
+        raise argparse.ArgumentTypeError(f"LOG_LEVEL {text!r} is not a level")
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def parser() -> Parser:
+    """Return what reads the settings: flags, over the environment, over defaults."""
+    reader = Parser(
+        prog="server.py",
+        description="The customer purchase server.",
+        epilog="Commands: none serves; backup DEST; token NAME [--read]; "
+        "copy SOURCE_URL DEST_URL. Every setting can come from the environment, "
+        "under its name in capitals.",
+    )
+    reader.add_argument("command", nargs="*", help="see below")
+    reader.add_argument("--read", action="store_true", help="token: it may only read")
+    for name, default, kind, meaning in (
+        ("HOST", "127.0.0.1", str, "address to listen on"),
+        ("PORT", "8080", _port, "port to listen on"),
+        (
+            "DATABASE_URL",
+            "sqlite:///db.sqlite3",
+            str,
+            "sqlite:///relative, sqlite:////absolute or postgresql://...",
+        ),
+        ("WORKERS", "1", _workers, "processes that share the port"),
+        (
+            "API_TOKENS_FILE",
+            None,
+            Path,
+            "who may come in: `name sha256-hex read|write`",
+        ),
+        ("ALLOW_ANONYMOUS", "0", _switch, "1: let anybody in beyond loopback"),
+        ("CORS_ORIGINS", "", _origins, "origins whose pages may call"),
+        ("LOG_LEVEL", "info", _level, "debug, info, warning or error"),
+        ("ACCESS_LOG", "1", _switch, "0: no line a request on stdout"),
+    ):
+        reader.add_argument(
+            "--" + name.lower().replace("_", "-"),
+            default=os.environ.get(name) or default,
+            type=kind,
+            metavar=name,
+            help=f"{meaning} (default: {default or 'unset'})",
+        )
+    return reader

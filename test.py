@@ -1612,6 +1612,8 @@ async def test_clients_that_go_away(ask: Ask, engine: Any, customer: int) -> Non
 
     for wave in range(6):
         await asyncio.gather(*(leave(number) for number in range(wave, 300, 6)))
+    while any(engine.measures().waiting.values()):
+        await asyncio.sleep(0.01)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     rows = (await ask("GET /api/v1/customer")).data
     assert 1 < len(rows) <= 201

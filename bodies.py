@@ -135,6 +135,18 @@ def _check_type(request: web.Request, merge_patch: bool) -> None:
         raise Problem(415, f"Content-Type must be {' or '.join(sorted(accepted))}.")
 
 
+def number(request: web.Request, name: str, least: int, most: int) -> int | None:
+    """Return a number of the query, None without it. Problem 422."""
+    texts = request.query.getall(name, [])
+    if not texts:
+        return None
+    if len(texts) == 1 and texts[0].isascii() and texts[0].isdecimal():
+        number = int(texts[0][:20])
+        if least <= number <= most:
+            return number
+    raise invalid((f"/{name}", f"Expected one whole number, {least} to {most}."))
+
+
 def decode(text: bytes, body: type[B]) -> B:
     """Return the struct that a JSON text holds. Problem 400, or 422 with all faults."""
     try:

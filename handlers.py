@@ -1,10 +1,9 @@
 """What each URL means: reply structs, a short handler a route, the table of routes."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
@@ -29,8 +28,6 @@ PAGES: web.AppKey[Mapping[str, "Page"]] = web.AppKey("pages")
 """What /openapi.json, /docs and the files of the page answer with, by path."""
 
 VERSION = "1.0.0"
-PAGE = 500
-"""How many rows one hop to the database brings for a list without `limit`."""
 ID = "[1-9][0-9]{0,18}"
 """What an id in a path looks like."""
 MONTHS = {
@@ -149,17 +146,6 @@ def _id(request: web.Request, name: str) -> int:
     return number
 
 
-def _number(request: web.Request, name: str, least: int, most: int) -> int | None:
-    texts = request.query.getall(name, [])
-    if not texts:
-        return None
-    if len(texts) == 1 and texts[0].isascii() and texts[0].isdecimal():
-        number = int(texts[0][:20])
-        if least <= number <= most:
-            return number
-    raise invalid((f"/{name}", f"Expected one whole number, {least} to {most}."))
-
-
 async def _body(request: web.Request, body: type[bodies.B]) -> bodies.B:
     return bodies.decode(await bodies.read(request, request.method == "PATCH"), body)
 
@@ -197,8 +183,8 @@ def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
         rule = "Expected one text of at most 200 characters, without U+0000."
         raise invalid(("/name", rule))
     question = partial(db.find_customers, texts[0].casefold())
-    ask = request.app[DATABASE].scan
-    return _list(request, CUSTOMERS, ask, question)
+    scan = request.app[DATABASE].scan
+    return lists.answer(request, CUSTOMERS, scan, scan, question)
 
 
 async def change_customer(request: web.Request) -> web.StreamResponse:
@@ -386,10 +372,6 @@ def _deletion_query(request: web.Request) -> dict[str, Any]:
 
 # Lists
 
-Question = Callable[[int, int], db.Unit[db.Page]]
-"""A question for a page of rows: after which id, and how many at the most."""
-Ask = Callable[[Question, int, int], Awaitable[db.Page]]
-
 STORED = msgspec.json.Decoder(list[CustomerReply])
 
 
@@ -407,73 +389,24 @@ PURCHASES_KIND = lists.Kind(PurchaseListed, PURCHASES_OF.decode, as_stored=True)
 
 def list_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return all purchases, or one customer's."""
-    customer_id = _number(request, "customer_id", 1, MAX_ID)
-    question: Question = db.list_purchases
+    customer_id = bodies.number(request, "customer_id", 1, MAX_ID)
+    question: lists.Question = db.list_purchases
     if customer_id is not None:
         question = partial(db.list_customer_purchases, customer_id)
-    ask = request.app[DATABASE].read
-    return _list(request, PURCHASES_KIND, ask, question)
+    return _list_purchases(request, question)
 
 
 def list_customer_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return one customer's purchases."""
     question = partial(db.list_customer_purchases, _id(request, "customer_id"))
-    ask = request.app[DATABASE].read
-    return _list(request, PURCHASES_KIND, ask, question)
+    return _list_purchases(request, question)
 
 
-async def _list(
-    request: web.Request, kind: lists.Kind, ask: Ask, question: Question
-) -> web.StreamResponse:
-    """Answer with all rows, or with `limit` of them, in the form that was asked for."""
-    form = lists.negotiate(request)
-    limit, after = None, 0
-    if "?" in request.raw_path:
-        limit = _number(request, "limit", 1, 1000)
-        after = _number(request, "after", 0, MAX_ID) or 0
-    page = await ask(question, after, limit or PAGE)
-    lines = lists.VARY
-    if page.after is not None:
-        if limit is None:
-            pages = _pages(request.app[DATABASE], page, question)
-            return await lists.stream(request, form, kind, pages)
-        page = await _filled(ask, question, page, limit)
-        if await _more_follows(ask, question, page):
-            lines += f"Link: {_next(request, page.after)}\r\n"
-    return Reply(200, form.whole(kind, page.json), lines, form.content_type)
-
-
-async def _filled(ask: Ask, question: Question, page: db.Page, limit: int) -> db.Page:
-    """Return a page with as many rows as there are: a search may stop before."""
-    while page.size < limit and page.after is not None:
-        more = await ask(question, page.after, limit - page.size)
-        comma = "," if page.size and more.size else ""
-        json = page.json[:-1] + comma + more.json[1:]
-        page = db.Page(page.size + more.size, json, more.after)
-    return page
-
-
-async def _more_follows(ask: Ask, question: Question, page: db.Page) -> bool:
-    found = 0
-    while page.after is not None and not found:
-        page = await ask(question, page.after, 1)
-        found = page.size
-    return found > 0
-
-
-def _next(request: web.Request, after: int | None) -> str:
-    """Return the link to the page that follows (RFC 8288)."""
-    query = urlencode({**request.query, "after": str(after)})
-    return f'<{request.rel_url.raw_path}?{query}>; rel="next"'
-
-
-async def _pages(
-    database: db.Engine, page: db.Page, question: Question
-) -> AsyncIterator[db.Page]:
-    yield page
-    while page.after is not None:
-        page = await database.scan(question, page.after, PAGE)
-        yield page
+def _list_purchases(
+    request: web.Request, question: lists.Question
+) -> Awaitable[web.StreamResponse]:
+    engine = request.app[DATABASE]
+    return lists.answer(request, PURCHASES_KIND, engine.read, engine.scan, question)
 
 
 # The server itself

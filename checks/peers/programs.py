@@ -16,7 +16,7 @@ MODULES = INSTALLED / "fastify" / "node_modules"
 
 
 def run(command: Sequence[str], folder: Path) -> None:
-    """Run a step of an installation. SystemExit with its last words when it fails."""
+    """Run a step before the measuring. SystemExit with its last words on failure."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         words = (done.stdout + done.stderr)[-2000:]
@@ -131,4 +131,4 @@ PROGRAMS = {
         usual=False,
     ),
 }
-"""Another peer, or this server on another database, is one more entry."""
+"""Another peer is one more entry."""

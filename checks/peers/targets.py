@@ -6,19 +6,26 @@ import signal
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from serving import Reply, Server, call
 
-from peers.programs import OURS, PROGRAMS
+from peers.programs import OURS, PROGRAMS, run
+
+if TYPE_CHECKING:
+    from postgresql import Cluster
 
 LISTED, ADDED, EACH = 1000, 1000, 10
 """How many customers are listed, and added to; how many purchases the listed have."""
 SHORT_LISTS = [EACH] * LISTED + [0] * ADDED
 """How many purchases each customer has."""
+COUNT_ADDED = "SELECT count(*) FROM {} WHERE customer_id > {}"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,25 +38,36 @@ class Place:
 
 @dataclass
 class Target:
-    """A running server; its first customers are listed, those after them added to."""
+    """A running server; its first customers are listed, those after them added to.
+
+    `sql` asks its database, where that is not the SQLite file in its folder.
+    """
 
     name: str
     server: Server
     listed: int = LISTED
     added: int = ADDED
     acknowledged: int = 0
+    sql: Callable[[str], str] | None = None
+    table: str = "purchases"
 
     def cpu_seconds(self) -> float:
-        """Return what the process has used of its processors (proc_pid_stat(5))."""
-        stat = Path(f"/proc/{self.server.pid}/stat").read_text()
-        user, system = stat.rpartition(") ")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """Return what its processes have used of the processors (proc_pid_stat(5))."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # a process that has just ended
+                fields = stat.read_text().rpartition(") ")[2].split()
+                if int(fields[2]) == self.server.pid:  # its process group
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def stored(self) -> int:
         """Return how many purchases the customers have that were added to."""
+        query = COUNT_ADDED.format(self.table, self.listed)
+        if self.sql:
+            return int(self.sql(query))
         with closing(sqlite3.connect(self.server.folder / "db.sqlite3")) as database:
-            query = "SELECT count(*) FROM purchases WHERE customer_id > ?"
-            count: int = database.execute(query, (self.listed,)).fetchone()[0]
+            count: int = database.execute(query).fetchone()[0]
             return count
 
 
@@ -59,20 +77,43 @@ def start(
     name: str = OURS,
     purchases: Sequence[int] = (),
     constant: str = "",
+    env: Mapping[str, str] = NOTHING,
 ) -> Server:
-    """Start a server on its core, with so many purchases of each customer."""
+    """Start a server on its core, with so many purchases of each customer.
+
+    What is in `env` goes before the program's settings.
+    """
     program = PROGRAMS[name]
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place.folder))
     (folder / "limit.json").write_text(constant)
     command = ("taskset", "-c", place.cores, *program.command)
     server = Server(folder, program.env, command)
     stack.callback(server.stop, signal.SIGKILL)
-    launch(server)
     if purchases:
+        launch(server)
         server.stop()
         fill(folder / "db.sqlite3", purchases)
-        launch(server)
+        if url := env.get("DATABASE_URL"):
+            run((*command, "copy", "sqlite:///db.sqlite3", url), folder)
+    server.env |= env
+    launch(server)
     return server
+
+
+def start_cluster(stack: ExitStack, cores: str) -> "Cluster":
+    """Start PostgreSQL on a disk; it waits for the disk with every commit."""
+    from postgresql import Cluster  # installs PostgreSQL where it is missing
+
+    name = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))  # noqa: S108
+    folder = Path(name)
+    folder.chmod(0o711)  # PostgreSQL may run as another user
+    cluster, own = Cluster(folder), os.sched_getaffinity(0)
+    cluster.create()
+    stack.callback(cluster.kill)
+    os.sched_setaffinity(0, map(int, cores.split(",")))  # it inherits them
+    cluster.start()
+    os.sched_setaffinity(0, own)
+    return cluster
 
 
 def launch(server: Server, within: float = 20.0) -> None:
@@ -150,8 +191,34 @@ def start_all(stack: ExitStack, place: Place, names: Iterable[str]) -> list[Targ
         constant = constant_answers(expected) if name == "limit" else ""
         rows = () if constant else SHORT_LISTS
         server = start(stack, place, name, rows, constant)
-        seen = answers(server)
-        if shape(seen) != shape(expected):
-            raise SystemExit(f"bench.py: {name} answers {seen}, not {expected}")
+        compare(name, answers(server), expected)
         targets.append(Target(name, server))
+    return targets
+
+
+def compare(
+    name: str, seen: Mapping[str, Reply], expected: Mapping[str, Reply]
+) -> None:
+    """Hold the replies of a server against ours. SystemExit when they differ."""
+    if shape(seen) != shape(expected):
+        raise SystemExit(f"bench.py: {name} answers {seen}, not {expected}")
+
+
+def start_engines(stack: ExitStack, place: Place) -> list[Target]:
+    """Start our server on SQLite and on PostgreSQL, with one worker and with two."""
+    cluster = start_cluster(stack, place.cores)
+    targets = []
+    for workers in ("1", "2"):
+        title, env = f"WORKERS={workers}", {"WORKERS": workers}
+        server = start(stack, place, OURS, SHORT_LISTS, env=env)
+        targets.append(Target(f"SQLite, {title}", server))
+        url = cluster.new_schema()
+        table = f"{url.rpartition('=')[2]}.purchases"
+        env |= {"DATABASE_URL": url}
+        server = start(stack, place, OURS, SHORT_LISTS, env=env)
+        name = f"PostgreSQL, {title}"
+        targets.append(Target(name, server, sql=cluster.sql, table=table))
+    expected = answers(targets[0].server)
+    for target in targets[1:]:
+        compare(target.name, answers(target.server), expected)
     return targets

@@ -61,6 +61,7 @@ PRAGMA trusted_schema = OFF;
 PRAGMA cell_size_check = ON;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA wal_autocheckpoint = 3000;
+PRAGMA cache_size = -16384;
 """
 
 # sqlite.org/rescode.html: primary codes, the low byte of the extended ones

@@ -3,11 +3,11 @@
     python checks/bench.py [--short] [--rounds N] [--seconds N]
     python checks/bench.py --only list,add --against limit,head    # a quick comparison
 
-The full form takes about a quarter of an hour and writes docs/bench.json and docs/bench.svg,
---short about one. The server runs on one core, wrk on another. All servers are up at
-the same time and take turns, each round in another order. Figures are medians of the
-rounds, ratios medians of each round's ratio. The limit is aiohttp with uvloop,
-answering constant bytes; head is what was committed last.
+The full form takes about a quarter of an hour and writes docs/bench.json and
+docs/bench.svg, --short takes about a minute. The server runs on one core, wrk on
+another. All servers are up at the same time and take turns, each round in another
+order. Figures are medians of the rounds, ratios medians of each round's ratio. The
+limit is aiohttp with uvloop, answering constant bytes; head is what was committed last.
 """
 
 import argparse

@@ -104,7 +104,7 @@ def start_cluster(stack: ExitStack, cores: str) -> "Cluster":
     """Start PostgreSQL on a disk; it waits for the disk with every commit."""
     from postgresql import Cluster  # installs PostgreSQL where it is missing
 
-    name = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))  # noqa: S108
+    name = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
     folder = Path(name)
     folder.chmod(0o711)  # PostgreSQL may run as another user
     cluster, own = Cluster(folder), os.sched_getaffinity(0)

@@ -106,6 +106,8 @@ def negotiate(request: web.Request) -> Format:
         return FORMATS[0]
     accept = joined(request, "Accept")
     ranges = dict(_range(part) for part in accept.split(",") if part.strip())
+    if not ranges:
+        return FORMATS[0]
     best = max(FORMATS, key=lambda form: _quality(form.media_type, ranges))
     if _quality(best.media_type, ranges) <= 0:
         names = ", ".join(form.media_type for form in FORMATS)

@@ -2394,6 +2394,30 @@ async def test_failed_commit(
 
 
 @one_engine
+async def test_checkpoints_beside_commits(
+    opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The WAL is copied without a commit doing it; a fault there is no secret."""
+    monkeypatch.setattr(sqlite, "CHECKPOINT_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "CHECKPOINT_UNITS", 1)
+    ask = await opened()
+    served = ask.client.server
+    assert isinstance(served, OurServer)
+    engine: Any = served.app[handlers.DATABASE]
+    before = sqlite_path.stat().st_size
+    await ask("POST /api/v1/customer", JOHN, 201)
+    await engine.write(add_many, 1, 2000)
+    assert await asyncio.to_thread(soon, lambda: sqlite_path.stat().st_size > before)
+    with failing(engine.checkpointer, "PRAGMA wal_checkpoint", sqlite.IOERR):
+        await ask("POST /api/v1/purchase/1", PHONE, 201)
+        health = engine.writer.health
+        assert await asyncio.to_thread(soon, lambda: health.trouble is not None)
+    await ask("POST /api/v1/purchase/1", PHONE, 201)  # opened and checked anew
+    assert health.trouble is None
+    assert len(await list_ids(ask)) == 2002
+
+
+@one_engine
 async def test_promises_of_the_lanes(ask: Ask, engine: sqlite.Engine) -> None:
     """Commits reach the disk, references hold, and readers cannot write."""
 

@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import cache
-from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_origin
 from zlib import crc32
 
@@ -17,7 +16,7 @@ from bodies import MAX_ID, Changes, Deletion, Id, NewPurchase
 from conditions import KEY
 from handlers import PURCHASE, PURCHASES, ROUTES, PurchaseAdded, PurchaseReply, Route
 from lists import FORMATS
-from replies import ENCODER, JSON, PROBLEM
+from replies import ENCODER, JSON, PHRASES, PROBLEM
 
 Object = dict[str, Any]
 CHANGING = ("PATCH", "PUT", "DELETE")
@@ -339,7 +338,7 @@ def _success(route: Route) -> Object:
     headers += ["Location", "Idempotency-Replayed"] if route.status == 201 else []
     headers += ["Link"] if _is_list(route) else []
     headers += ["Deprecation", "Link"] if route.handler is TWO_BODIES else []
-    answer = _response(f"{HTTPStatus(route.status).phrase}.", headers)
+    answer = _response(f"{PHRASES[route.status]}.", headers)
     return answer | {"content": _content(route), "links": _links(route)}
 
 

@@ -28,9 +28,14 @@ def header_lines(headers: Mapping[str, str]) -> str:
     return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
+# RFC 9110 has new names for two; Python's http module has them from 3.13 on.
+PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+}
 STATUS_LINES = {
-    status.value: f" {status.value} {status.phrase}\r\n{header_lines(FIXED_HEADERS)}"
-    for status in HTTPStatus
+    status: f" {status} {phrase}\r\n{header_lines(FIXED_HEADERS)}"
+    for status, phrase in PHRASES.items()
 }
 
 
@@ -145,7 +150,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         """Return it as application/problem+json."""
         body: dict[str, Any] = {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": PHRASES[self.status],
             "status": self.status,
             "detail": self.detail,
             "request_id": request_id,

@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from replies import Problem, invalid
+from replies import Fault, Problem, invalid
 
 MAX_BODY = 256 * 1024
 BODY_SECONDS = 10.0
 MAX_ID = 2**63 - 1
+MAX_FAULTS = 100
+"""How many faults one answer names."""
+NUMBER = re.compile("[0-9]{1,19}")
+"""A number of a query, as long as MAX_ID at the most."""
 
 # Spelt out, since engines of regular expressions differ over \s.
 WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -90,11 +95,23 @@ def given(value: V | UnsetType) -> V | None:
 
 
 async def read(request: web.Request, merge_patch: bool = False) -> bytes:
-    """Return the body of a request. Problem 408, 413 or 415."""
-    if request.headers.get("Content-Type") != "application/json":
-        _check_type(request, merge_patch)
-    if "Content-Encoding" in request.headers:
-        raise Problem(415, "A body must come without a Content-Encoding.")
+    """Return the body of a request. Problem 400, 408, 413 or 415."""
+    _check_kind(request, merge_patch)
+    return await _receive(request)
+
+
+async def read_any(request: web.Request) -> bytes:
+    """Return the body of a request that may come without one, and then without a type.
+
+    Problem 400, 408, 413 or 415.
+    """
+    text = await _receive(request)
+    if text:
+        _check_kind(request)
+    return text
+
+
+async def _receive(request: web.Request) -> bytes:
     content = request.content
     if content.is_eof():
         return _bounded(content.read_nowait(-1))
@@ -108,7 +125,7 @@ async def read(request: web.Request, merge_patch: bool = False) -> bytes:
             return bytes(chunks)
     except TimeoutError:
         detail = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
-        raise Problem(408, detail, headers={"Connection": "close"}) from None
+        raise Problem(408, detail) from None
     except web.RequestPayloadError:
         raise Problem(400, "The body is not framed as HTTP/1.1 has it.") from None
 
@@ -119,31 +136,32 @@ def _bounded(chunk: bytes, before: int = 0) -> bytes:
     return chunk
 
 
-def _check_type(request: web.Request, merge_patch: bool) -> None:
-    # RFC 9110, section 8.3.1: type and parameter names ignore case
-    accepted = {"application/json"} | (
-        {"application/merge-patch+json"} if merge_patch else set()
-    )
-    written = request.headers.get("Content-Type", "")
-    _, _, parameters = written.partition(";")
-    charset = parameters.strip().lower().replace('"', "") or "charset=utf-8"
-    if (
-        request.content_type not in accepted
-        or not written
-        or charset != "charset=utf-8"
-    ):
-        raise Problem(415, f"Content-Type must be {' or '.join(sorted(accepted))}.")
+def _check_kind(request: web.Request, merge_patch: bool = False) -> None:
+    if "Content-Encoding" in request.headers:
+        raise Problem(415, "A body must come without a Content-Encoding.")
+    if request.headers.get("Content-Type") == "application/json":
+        return
+    accepted = ["application/json", "application/merge-patch+json"][: 1 + merge_patch]
+    charset = request.charset or "utf-8"
+    if request.content_type not in accepted or charset.lower() != "utf-8":
+        raise Problem(415, f"Content-Type must be {' or '.join(accepted)}, in UTF-8.")
+
+
+def numbers(request: web.Request, name: str, least: int) -> list[int]:
+    """Return the numbers of the query with a name, `least` to MAX_ID. Problem 422."""
+    texts = request.query.getall(name, [])
+    if all(NUMBER.fullmatch(text) and least <= int(text) <= MAX_ID for text in texts):
+        return [int(text) for text in texts]
+    raise invalid((f"/{name}", f"Expected whole numbers, {least} to {MAX_ID}."))
 
 
 def number(request: web.Request, name: str, least: int, most: int) -> int | None:
     """Return a number of the query, None without it. Problem 422."""
-    texts = request.query.getall(name, [])
-    if not texts:
-        return None
-    if len(texts) == 1 and texts[0].isascii() and texts[0].isdecimal():
-        number = int(texts[0][:20])
-        if least <= number <= most:
-            return number
+    match request.query.getall(name, []):
+        case []:
+            return None
+        case [text] if NUMBER.fullmatch(text) and least <= int(text) <= most:
+            return int(text)
     raise invalid((f"/{name}", f"Expected one whole number, {least} to {most}."))
 
 
@@ -186,44 +204,51 @@ def _no_constant(name: str) -> None:
 
 def convert(fields: dict[str, Any], body: type[B]) -> B:
     """Return the struct that the fields make. Problem 422 with all faults."""
-    faults: list[tuple[str, str]] = []
-    values: dict[str, Any] = {}
-    known = {field.name: field for field in msgspec.structs.fields(body)}
-    for name, value in fields.items():
-        pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
-        if name not in known:
-            faults.append((_printable(pointer), "There is no such field."))
-            continue
-        try:
-            values[name] = msgspec.convert(_strict(value), known[name].type)
-        except (msgspec.ValidationError, UnicodeEncodeError) as exc:
-            faults.append(_fault(pointer, exc))
-    for name, field in known.items():
-        if field.required and name not in fields:
-            faults.append((f"/{name}", "It is missing."))
+    faults = faults_of(fields, body)
     if faults:
-        raise invalid(*faults)
+        raise invalid(*faults[:MAX_FAULTS])
     try:
-        return body(**values)
+        return body(**fields)
     except ValueError as exc:
         raise invalid(("", str(exc))) from None
 
 
-def _strict(value: object) -> object:
-    if isinstance(value, str):
-        value.encode()  # a lone surrogate cannot be stored: RFC 8259, section 8.2
-    return value
+def faults_of(fields: dict[str, Any], body: type[Body]) -> list[Fault]:
+    """Return what is wrong with each field for a struct, and the fields it lacks."""
+    faults: list[Fault] = []
+    known = {field.name: field for field in msgspec.structs.fields(body)}
+    for name, value in fields.items():
+        pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
+        if name in known:
+            faults += _faults_of_value(pointer, value, known[name].type)
+        else:
+            faults.append((_printable(pointer), "There is no such field."))
+    for name, field in known.items():
+        if field.required and name not in fields:
+            faults.append((f"/{name}", "It is missing."))
+    return faults
+
+
+def _faults_of_value(pointer: str, value: Any, kind: Any) -> list[Fault]:
+    try:
+        if isinstance(value, str):
+            value.encode()
+        msgspec.convert(value, kind)
+    except UnicodeEncodeError:  # it cannot be stored: RFC 8259, section 8.2
+        return [(pointer, "A lone surrogate is not text.")]
+    except msgspec.ValidationError as exc:
+        message, _, item = str(exc).partition(" - at `$[")
+        if item:  # msgspec stops at the first that is wrong
+            return [
+                fault
+                for index, part in enumerate(value)
+                for fault in _faults_of_value(f"{pointer}/{index}", part, Id)
+            ]
+        if " matching regex " in message:
+            message = "Expected text without U+0000, and not only white space"
+        return [(pointer, message.replace("`", "") + ".")]
+    return []
 
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _fault(pointer: str, exc: Exception) -> tuple[str, str]:
-    if isinstance(exc, UnicodeEncodeError):
-        return pointer, "A lone surrogate is not text."
-    message, _, place = str(exc).partition(" - at `$[")
-    if " matching regex " in message:
-        message = "Expected text without U+0000, and not only white space"
-    index = place.removesuffix("]`")
-    return (f"{pointer}/{index}" if index else pointer), message.replace("`", "") + "."

@@ -98,7 +98,7 @@ class Welcome(msgspec.Struct):
     docs: str
 
 
-class Health(msgspec.Struct):
+class Health(msgspec.Struct, omit_defaults=True):
     """How the server is."""
 
     status: str
@@ -314,17 +314,18 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
     the purchase whose id stands in the path; use PATCH for that.
     """
     number = _id(request, "customer_id")
-    fields = bodies.parse(await bodies.read(request)) if request.can_read_body else {}
+    text = await bodies.read_any(request)
+    fields = bodies.parse(text) if text else {}
     if fields and request.query:
         raise invalid(("", "Expected a body or a query, not both."))
     updating = fields.keys() & NewPurchase.__struct_fields__
     if updating and fields.keys() & Deletion.__struct_fields__:
-        raise invalid(
-            *(
-                (f"/{name}", "This does not go with a deletion.")
-                for name in sorted(updating)
-            )
-        )
+        mixed = [
+            (f"/{name}", "This does not go with a deletion.")
+            for name in sorted(updating)
+        ]
+        rest = {name: fields[name] for name in fields.keys() - updating}
+        raise invalid(*mixed, *bodies.faults_of(rest, Deletion))
     if updating:
         reply = await _update(request, number, bodies.convert(fields, NewPurchase))
         reply.add(DEPRECATED)
@@ -362,11 +363,8 @@ def _deletion_query(request: web.Request) -> dict[str, Any]:
             fields["delete_all"] = False
         case _:
             raise invalid(("/delete_all", "Expected true or false, once."))
-    texts = request.query.getall("purchase_id", [])
-    if not all(text.isascii() and text.isdecimal() for text in texts):
-        raise invalid(("/purchase_id", f"Expected whole numbers, 1 to {MAX_ID}."))
-    if texts:
-        fields["purchase_ids"] = [int(text[:20]) for text in texts]
+    if "purchase_id" in request.query:
+        fields["purchase_ids"] = bodies.numbers(request, "purchase_id", 1)
     return fields
 
 
@@ -536,7 +534,7 @@ ROUTES = (
 
 async def nowhere(request: web.Request) -> web.StreamResponse:
     """Answer what no route matches; OPTIONS with the methods that a path has."""
-    methods = methods_of(request.path)
+    methods = methods_of(request.rel_url.path_safe)  # as the router sees it
     if not methods:
         raise Problem(404, "There is nothing at this address.")
     allow = {"Allow": ", ".join(methods)}

@@ -164,7 +164,11 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         return reply
 
 
-def invalid(*faults: tuple[str, str]) -> Problem:
-    """Return a 422 that names every fault: a JSON pointer and what is wrong there."""
+Fault = tuple[str, str]
+"""A JSON pointer, and what is wrong there."""
+
+
+def invalid(*faults: Fault) -> Problem:
+    """Return a 422 that names every fault."""
     errors = [{"pointer": pointer, "detail": detail} for pointer, detail in faults]
     return Problem(422, "The request is not valid: see errors.", errors)

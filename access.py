@@ -13,9 +13,15 @@ from aiohttp import web
 import db
 from replies import Problem
 
-LINE = re.compile(r"([A-Za-z0-9._-]{1,64}) ([0-9a-f]{64}) (read|write)")
-EXPOSED = "ETag, Idempotency-Replayed, Link, Location, Retry-After, X-Request-Id"
-ALLOWED = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
+LINE = re.compile(r"([A-Za-z0-9._-]{1,64})\s+([0-9A-Fa-f]{64})\s+(read|write)")
+EXPOSED = (
+    "Deprecation, ETag, Idempotency-Replayed, Link, Location, Retry-After, "
+    "WWW-Authenticate, X-Request-Id"
+)
+ALLOWED = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
+    "X-Request-Id"
+)
 
 
 class Token(NamedTuple):
@@ -38,15 +44,15 @@ def new_token(name: str, access: str) -> tuple[str, str]:
 def read_tokens(path: Path) -> tuple[Token, ...]:
     """Return the tokens of a file; RefusedError names what is wrong, in one line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise db.RefusedError(f"API_TOKENS_FILE {path}: {reason}") from None
     tokens = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
             continue
-        match = LINE.fullmatch(line.strip())
+        match = LINE.fullmatch(line)
         if match is None:
             raise db.RefusedError(
                 f"API_TOKENS_FILE {path}, line {number}: "

@@ -127,7 +127,8 @@ async def _receive(request: web.Request) -> bytes:
         detail = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
         raise Problem(408, detail) from None
     except web.RequestPayloadError:
-        raise Problem(400, "The body is not framed as HTTP/1.1 has it.") from None
+        detail = "The body is not framed as HTTP/1.1 has it."
+        raise Problem(400, detail, headers={"Connection": "close"}) from None
 
 
 def _bounded(chunk: bytes, before: int = 0) -> bytes:

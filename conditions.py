@@ -9,8 +9,10 @@ from aiohttp import web
 import db
 from replies import CALLER, ENCODER, Problem, invalid
 
-ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
-KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
+ENTITY_TAG = r'(W/)?"([^\x00-\x20"\x7f]*)"'
+# White space has one place in it, so that no header takes more than linear time.
+ENTITY_TAGS = re.compile(rf"(?:{ENTITY_TAG}\s*)?(?:,\s*(?:{ENTITY_TAG}\s*)?)*")
+KEY = re.compile(r'"([\x20-\x7e]{1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
 
 MAX_HEADER = 8192
 """What a header may hold in all its lines together; aiohttp limits each line."""
@@ -30,11 +32,13 @@ def joined(request: web.Request, header: str) -> str:
 
 
 def _tags(request: web.Request, header: str) -> list[tuple[bool, str]] | None:
-    """Return the tags of a header, weak or not; None without it or for `*`."""
-    text = joined(request, header)
-    if text.strip() == "*":
+    """Return the tags of a list, weak or not; None for `*`, none of what is no list."""
+    text = joined(request, header).strip()
+    if text == "*":
         return None
-    return [(bool(weak), tag) for weak, tag in ENTITY_TAG.findall(text)]
+    if not ENTITY_TAGS.fullmatch(text):
+        return []
+    return [(bool(weak), tag) for weak, tag in re.findall(ENTITY_TAG, text)]
 
 
 def versions(request: web.Request) -> db.Versions:

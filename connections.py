@@ -8,10 +8,11 @@ from time import time
 from typing import Any, ClassVar, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod
 
 from handlers import methods_of
-from middlewares import TELEMETRY, answer
+from middlewares import CALLERS_ID, TELEMETRY, answer
 from replies import REQUEST_ID, Problem, Reply
 from telemetry import Telemetry
 
@@ -61,11 +62,25 @@ class Connection(web.RequestHandler):
         """Parse what came, and note when a head began that is not whole yet."""
         self.beginning = data[:1024]
         super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            self._fail_body()
         waiter = self._waiter
         if waiter is None or waiter.done():
             self.head_since = None
         elif self.head_since is None:
             self.head_since = self._loop.time()
+
+    def _fail_body(self) -> None:
+        """Tell a handler that waits for a body that the rest of it is not HTTP.
+
+        aiohttp takes the rest for another request, and lets the handler wait.
+        """
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            self._messages.pop()
+            request.content.set_exception(web.RequestPayloadError("not HTTP"))
+            request.content.feed_eof()
+            self.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether to stay open for a moment: aiohttp would close at once.
@@ -126,7 +141,9 @@ class Connection(web.RequestHandler):
 
     def reply_to(self, fault: Exception, request: web.BaseRequest) -> Reply:
         """Return the answer to what the middleware never saw, and note it."""
-        request_id = request[REQUEST_ID] = next(self.telemetry.ids)
+        given = request.headers.get("X-Request-Id") or _id_in(self.beginning)
+        request_id = given if CALLERS_ID.fullmatch(given) else next(self.telemetry.ids)
+        request[REQUEST_ID] = request_id
         reply = answer(fault, request, request_id)
         self.telemetry.note(
             (time(), request_id, "_OTHER", "unparsed", reply.status, 0.0, "")
@@ -146,6 +163,16 @@ class Connection(web.RequestHandler):
 
 
 REQUEST_LINE = re.compile(rb"[!#-'*+.^-z|~A-Z0-9-]{1,32} (/[!-~]*) HTTP/1\.[01]\r?\n")
+
+
+ID_LINE = re.compile(rb"(?i)\nX-Request-Id:[ \t]*([!-~]+)[ \t]*\r\n")
+
+
+def _id_in(beginning: bytes) -> str:
+    """Return the id that a head brings which no parser could read."""
+    head = beginning.partition(b"\r\n\r\n")[0] + b"\r\n"
+    line = ID_LINE.search(head)
+    return line[1].decode("ascii") if line else ""
 
 
 def _allowed(beginning: bytes) -> str:

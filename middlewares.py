@@ -9,6 +9,7 @@ from aiohttp import web
 
 import db
 from access import Door
+from bodies import MAX_BODY
 from handlers import NOWHERE, Handler, Route
 from replies import CALLER, REQUEST_ID, Problem, Reply, invalid
 from telemetry import Telemetry
@@ -73,7 +74,7 @@ async def expectation(request: web.Request) -> None:
     """
     if request.headers["Expect"].lower() != "100-continue":
         raise Problem(417, "Expect may only be 100-continue.")
-    if request.version >= (1, 1):
+    if request.version >= (1, 1) and (request.content_length or 0) <= MAX_BODY:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # nothing of the answer was written yet
 

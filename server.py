@@ -83,12 +83,12 @@ def init_app(
         telemetry.close()
         await telemetry.engine.close()
 
-    async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.update(door.cross_origin(request))
+    async def finish_head(request: web.Request, stream: web.StreamResponse) -> None:
+        stream.headers.extend(door.cross_origin(request))
+        del stream.headers["Server"]  # no other answer has it
 
     app.cleanup_ctx.append(database)
-    if door.origins:
-        app.on_response_prepare.append(allow_origin)
+    app.on_response_prepare.append(finish_head)
     return app
 
 

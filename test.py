@@ -199,11 +199,24 @@ class Ask:
             found = Answer(line, reply.status, CIMultiDict(reply.headers), text)
         return judge(found, status)
 
-    async def raw(self, request: bytes, status: int, hang_up: bool = False) -> Answer:
-        """Send bytes on a connection of their own."""
-        reply = await asyncio.to_thread(exchange, self.port, request, hang_up=hang_up)
+    async def raw(
+        self,
+        request: bytes | list[bytes],
+        status: int,
+        hang_up: bool = False,
+        pause: float = 0.0,
+    ) -> Answer:
+        """Send bytes on a connection of their own, piece by piece."""
+        pieces = [request] if isinstance(request, bytes) else request
+
+        def slowly() -> Iterator[bytes]:
+            for piece in pieces:
+                yield piece
+                time.sleep(pause)
+
+        reply = await asyncio.to_thread(exchange, self.port, slowly(), hang_up=hang_up)
         headers = CIMultiDict(reply.headers.items())
-        line = request[:200].decode("latin-1")
+        line = pieces[0][:200].decode("latin-1")
         return judge(Answer(line, reply.status, headers, reply.body.decode()), status)
 
 
@@ -549,6 +562,7 @@ async def four_purchases(ask: Ask) -> list[int]:
         ("?delete_all=true&purchase_id=1", None, [4]),
         ("?purchase_id=1&purchase_id=3", None, [2, 4]),
         ("?delete_all=false&purchase_id=2", None, [1, 3, 4]),
+        ("?purchase_id=2", b"", [1, 3, 4]),
     ],
 )
 async def test_delete_purchases(
@@ -582,11 +596,17 @@ NAME, QUANTITY, ALL, IDS = "/purchase_name", "/quantity", "/delete_all", "/purch
             for wrong in (0, -1, "1", 1.5, 1.0, True, None, 2**63, 10**4000)
         ),
         ("", {"delete_all": "x", "purchase_ids": [0]}, [ALL, f"{IDS}/0"]),
+        ("", {"purchase_ids": [0, 1, "a", True]}, [f"{IDS}/{n}" for n in (0, 2, 3)]),
+        ("", {"purchase_ids": ["a", [1]]}, [f"{IDS}/0", f"{IDS}/1"]),
         ("", {"delete_all": False, "purchase_ids": [1], "x": 1}, ["/x"]),
         ("?delete_all=1", None, [ALL]),
         ("?delete_all=true&delete_all=true", None, [ALL]),
         ("?purchase_id=x", None, ["/purchase_id"]),
         ("?purchase_id=", None, ["/purchase_id"]),
+        ("?purchase_id=0", None, ["/purchase_id"]),
+        (f"?purchase_id={MAX_ID + 1}", None, ["/purchase_id"]),
+        ("?purchase_id=00000000000000000003", None, ["/purchase_id"]),
+        ("?purchase_id=1&purchase_id=x", None, ["/purchase_id"]),
         ("?purchase_ids=1", None, [IDS]),
         ("?delete_all=true", {"purchase_ids": [1]}, [""]),
         # neither a deletion nor the documented update
@@ -594,6 +614,11 @@ NAME, QUANTITY, ALL, IDS = "/purchase_name", "/quantity", "/delete_all", "/purch
         ("", {**PHONE, "purchase_ids": [1]}, [NAME, QUANTITY]),
         ("", {"purchase_name": "x", "delete_all": True}, [NAME]),
         ("", {"quantity": 1, "purchase_ids": []}, [QUANTITY]),
+        (
+            "",
+            {"quantity": 1, "purchase_ids": [0], "x": 1},
+            [f"{IDS}/0", QUANTITY, "/x"],
+        ),
         ("", {"purchase_name": "x"}, [QUANTITY]),
         ("", {"quantity": 0}, [NAME, QUANTITY]),
         ("", {**PHONE, "x": 1}, ["/x"]),
@@ -609,11 +634,29 @@ async def test_delete_refused(
     assert (await ask("GET /api/v1/customer")).json == before.json
 
 
+async def test_delete_with_many_faults(ask: Ask, four_purchases: list[int]) -> None:
+    body = {"purchase_ids": [0] * 10_000}
+    reply = await ask("DELETE /api/v1/purchase/1", body, 422)
+    assert reply.pointers == sorted(f"{IDS}/{n}" for n in range(bodies.MAX_FAULTS))
+
+
+@one_engine
+@pytest.mark.parametrize(("query", "status"), [("", 422), ("?delete_all=true", 200)])
+@pytest.mark.parametrize("pause", [0, 0.1])
+async def test_delete_with_an_empty_body(
+    ask: Ask, four_purchases: list[int], query: str, status: int, pause: float
+) -> None:
+    """It is no body, also where that turns out after the head has come."""
+    head = f"DELETE /api/v1/purchase/1{query} HTTP/1.1\r\nHost: x\r\n"
+    pieces = [head.encode() + b"Transfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"]
+    await ask.raw(pieces, status, pause=pause)
+
+
 # Methods and paths
 
 NO_ID = [
     *("0", "-1", "+1", "01", "1.0", "1e3", "0x1", "a", "%201", "1%00", "1%0A", "%zz"),
-    *("%D9%A1", str(2**63), str(2**64), "9" * 5000, "1/", "1/2", "1;2"),
+    *("%D9%A1", str(2**63), str(2**64), "9" * 5000, "1/", "1/2", "1;2", "1%2F2"),
 ]
 ALLOW = {
     "/": "GET, HEAD, OPTIONS",
@@ -672,7 +715,10 @@ async def test_head_of_a_problem(ask: Ask) -> None:
 
 
 @one_engine
-@pytest.mark.parametrize("path", ["/nowhere", "/api/v1", "/api/v1/customer/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/nowhere", "/api/v1", "/api/v1/customer/", "/api/v1/customer%2F1", "/docs%2Fx"],
+)
 async def test_nowhere(ask: Ask, path: str) -> None:
     for method in ("GET", "POST", "DELETE"):
         await ask(f"{method} {path}?some=query", None, 404)
@@ -882,6 +928,9 @@ async def test_largest_body(ask: Ask) -> None:
         ("Application/JSON", 201),
         ("application/json; charset=utf-8", 201),
         ('application/json;charset="UTF-8"', 201),
+        ("application/json; charset=utf-8;", 201),
+        ("application/json; profile=x", 201),
+        ("application/json; profile=x; charset=utf-16", 415),
         ("application/json; charset=utf-16", 415),
         ("application/json; charset=latin-1", 415),
         ("application/merge-patch+json", 415),
@@ -971,6 +1020,9 @@ async def test_unknown_parameter_of_a_write(ask: Ask, purchase: int) -> None:
 
 HOST = b"Host: 127.0.0.1\r\n"
 SIZED = b"POST /api/v1/customer HTTP/1.1\r\n" + HOST
+CHUNKED = (
+    SIZED + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
 @one_engine
@@ -998,21 +1050,25 @@ SIZED = b"POST /api/v1/customer HTTP/1.1\r\n" + HOST
             SIZED + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
         ),
-        (
-            SIZED + b"Content-Type: application/json\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\nmarker\r\n\r\n",
-            400,
-        ),
+        (CHUNKED + b"marker\r\n\r\n", 400),
+        ([CHUNKED, b"marker\r\n\r\n"], 400),
+        ([CHUNKED, b"2\r\n{}marker\r\n"], 400),
+        ([CHUNKED, b"2\r\n{}\r\n", b"FFFFFFFFFFFFFFFFF\r\n"], 400),
         (b"FOO /api/v1/customer/5 HTTP/1.1\r\n" + HOST + b"\r\n", 405),
         (b"FOO / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
         (b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
     ],
 )
 async def test_not_http(
-    ask: Ask, caplog: pytest.LogCaptureFixture, request_: bytes, status: int
+    ask: Ask,
+    caplog: pytest.LogCaptureFixture,
+    request_: bytes | list[bytes],
+    status: int,
 ) -> None:
     """What aiohttp's parser refuses is a problem like any other, without an echo."""
-    reply = await ask.raw(request_, status)
+    began = time.monotonic()
+    reply = await ask.raw(request_, status, pause=0.05)
+    assert time.monotonic() - began < bodies.BODY_SECONDS / 2
     assert "marker" not in reply.text
     assert not caplog.records, caplog.text
     assert (await ask("GET /")).json["healthy"] is True
@@ -1144,9 +1200,12 @@ async def test_too_many_connections(opened: Opener) -> None:
     ],
 )
 async def test_request_id(ask: Ask, given: str, kept: bool) -> None:
-    for line, status in (("GET /livez", 200), ("GET /nowhere", 404)):
+    """It comes back where it is one, also from what no handler has seen."""
+    for line, status in (("GET /livez", 200), ("GET /nowhere", 404), ("FOO /", 405)):
         reply = await ask(line, None, status, X_Request_Id=given)
         assert (reply.headers["X-Request-Id"] == given) is kept
+    reply = await ask("GET /", None, 417, X_Request_Id=given, Expect="x")
+    assert (reply.headers["X-Request-Id"] == given) is kept
     ids = {(await ask("GET /livez")).headers["X-Request-Id"] for _ in range(5)}
     assert len(ids) == 5
 
@@ -1485,7 +1544,10 @@ async def test_old_keys_are_forgotten(
 
 @pytest.mark.parametrize(
     "key",
-    ["k", '"k"', "x" * 255, '"' + "x" * 255 + '"', "a b", "~!#$%&'()*,/:;<=>?@[]"],
+    [
+        *("k", '"k"', "x" * 255, '"' + "x" * 255 + '"', "a b", r'"a\"b"', 'a"b', "\\"),
+        "~!#$%&'()*,/:;<=>?@[]^_`{|}",
+    ],
 )
 async def test_good_key(ask: Ask, key: str) -> None:
     for _ in range(2):
@@ -1542,7 +1604,10 @@ async def test_if_none_match(
         for method in ("GET", "HEAD"):
             reply = await ask(f"{method} {path}", None, 304, If_None_Match=named)
             assert (reply.text, reply.headers["ETag"]) == ("", tag)
-    for named in ('"x"', tag.strip('"'), f'"x{tag}"', "", '""'):
+    for named in (
+        *('"x"', tag.strip('"'), f'"x{tag}"', "", '""', f"x{tag}", f"w/{tag}"),
+        *(f'"x" {tag}', f"*, {tag}", f"{tag} x"),
+    ):
         await ask(f"GET {path}", None, 200, If_None_Match=named)
     short = path.replace("/customer/1/purchase", "/purchase")
     await ask(f"PATCH {short}", body)

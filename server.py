@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import resource
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ import workers
 from access import Door, new_token, read_tokens
 from connections import Runner
 from middlewares import TELEMETRY, expectation, observed
-from settings import DEFAULTS, Parser, Settings
+from settings import COMMANDS, DEFAULTS, Parser, Settings
 from settings import parser as settings_parser
 from telemetry import JSONLines, Telemetry
 from workers import Worker
@@ -180,11 +181,6 @@ def main() -> None:
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
     settings = Settings(**arguments)
-    if not db.is_postgres(settings.database_url):
-        try:
-            sqlite.path_of(settings.database_url)
-        except db.RefusedError as exc:
-            parser.error(str(exc))
     output = logging.StreamHandler()
     output.setFormatter(JSONLines())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
@@ -203,7 +199,7 @@ def main() -> None:
 
                 asyncio.run(transfer.copy(source, destination))
             case _:
-                parser.error(f"no such command: {' '.join(command)}")
+                parser.error(f"not a command: {' '.join(command)} ({COMMANDS})")
     except ValueError as exc:
         parser.error(str(exc))
     except (db.RefusedError, OSError) as exc:
@@ -226,8 +222,11 @@ def run(settings: Settings, parser: Parser) -> None:
     """Make the database and serve it."""
     try:
         door = _door(settings)
+        socket.getaddrinfo(settings.host, settings.port)
         if settings.workers > 1:
             _check_workers(settings.database_url)
+    except (socket.gaierror, UnicodeError):
+        parser.error(f"HOST: {settings.host!r} is no address or name of one")
     except db.RefusedError as exc:
         parser.error(str(exc))
     try_make_db(settings.database_url)

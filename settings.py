@@ -2,8 +2,14 @@
 
 import argparse
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
+
+import db
+import sqlite
 
 
 class Settings(NamedTuple):
@@ -21,13 +27,18 @@ class Settings(NamedTuple):
 
 
 DEFAULTS = Settings()
+COMMANDS = "backup DEST; token NAME [--read]; copy SOURCE_URL DEST_URL"
 
 
 class Parser(argparse.ArgumentParser):
     """Refuses a bad setting in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with status 2."""
+        """Say what is wrong, by the name that a setting has, and exit with status 2."""
+        found = re.match(r"argument --([a-z-]+)", message)
+        if found and found[1].replace("-", "_") in Settings._fields:
+            name = found[1].upper().replace("-", "_")
+            message = name + message.removeprefix(found[0])
         self.exit(2, f"{self.prog}: {message}\n")
 
 
@@ -50,13 +61,40 @@ def _switch(text: str) -> bool:
 
 
 def _level(text: str) -> str:
-    if text not in ("debug", "info", "warning", "error"):
-        raise argparse.ArgumentTypeError(f"LOG_LEVEL {text!r} is not a level")
-    return text
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a level")
+    return text.lower()
+
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+"""A scheme, a host and perhaps a port, as browsers send them (RFC 6454, 6.2)."""
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
+    origins = tuple(text.replace(",", " ").split())
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise argparse.ArgumentTypeError(
+                f"{origin!r} is not an origin: https://shop.example is one"
+            )
+    return origins
+
+
+PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
+"""One host of a PostgreSQL URL, which may name several, and perhaps its port."""
+
+
+def _url(text: str) -> str:
+    try:
+        if db.is_postgres(text):
+            places = urlsplit(text).netloc.rpartition("@")[2].split(",")
+            if not all(map(PLACE.fullmatch, places)):
+                raise db.RefusedError("it names a host or a port that is none")
+        elif not sqlite.path_of(text).parent.is_dir():
+            raise db.RefusedError(f"{text}: there is no such folder")
+    except (db.RefusedError, ValueError) as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+    return text
 
 
 def parser() -> Parser:
@@ -64,19 +102,18 @@ def parser() -> Parser:
     reader = Parser(
         prog="server.py",
         description="The customer purchase server.",
-        epilog="Commands: none serves; backup DEST; token NAME [--read]; "
-        "copy SOURCE_URL DEST_URL. Every setting can come from the environment, "
-        "under its name in capitals.",
+        epilog=f"Commands: none serves; {COMMANDS}. Every setting can come from the "
+        "environment, under its name in capitals.",
     )
     reader.add_argument("command", nargs="*", help="see below")
     reader.add_argument("--read", action="store_true", help="token: it may only read")
-    for name, default, kind, meaning in (
+    settings: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
         ("HOST", "127.0.0.1", str, "address to listen on"),
         ("PORT", "8080", _port, "port to listen on"),
         (
             "DATABASE_URL",
             "sqlite:///db.sqlite3",
-            str,
+            _url,
             "sqlite:///relative, sqlite:////absolute or postgresql://...",
         ),
         ("WORKERS", "1", _workers, "processes that share the port"),
@@ -90,12 +127,15 @@ def parser() -> Parser:
         ("CORS_ORIGINS", "", _origins, "origins whose pages may call"),
         ("LOG_LEVEL", "info", _level, "debug, info, warning or error"),
         ("ACCESS_LOG", "1", _switch, "0: no line a request on stdout"),
-    ):
+    )
+    for name, default, kind, meaning in settings:
+        alone: dict[str, Any] = {"nargs": "?", "const": "1"} if kind is _switch else {}
         reader.add_argument(
             "--" + name.lower().replace("_", "-"),
             default=os.environ.get(name) or default,
             type=kind,
             metavar=name,
             help=f"{meaning} (default: {default or 'unset'})",
+            **alone,
         )
     return reader

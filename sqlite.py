@@ -487,7 +487,7 @@ def path_of(url: str) -> Path:
     """Return the file that `sqlite:///relative` or `sqlite:////absolute` names."""
     name = url.removeprefix("sqlite:///")
     if name == url or not name or name == ":memory:":
-        raise db.RefusedError("DATABASE_URL names no database: sqlite:///NAME does")
+        raise db.RefusedError(f"{url} names no database: sqlite:///NAME does")
     return Path(name)
 
 

@@ -142,26 +142,37 @@ CREATE TABLE purchases (
 CREATE INDEX purchases_customer_id ON purchases (customer_id);
 """
 
-# The tables of the described server may lack AUTOINCREMENT and may hold NULLs.
+# The tables of the described server may lack AUTOINCREMENT and may hold NULLs, and
+# purchases of customers who are gone: nobody may have the ids of those again.
 ADOPTION = (
     """
+DROP INDEX IF EXISTS purchases_customer_id;
+DROP TABLE IF EXISTS sqlite_stat1;
+DROP TABLE IF EXISTS sqlite_stat4;
 ALTER TABLE customer RENAME TO described_customer;
 ALTER TABLE purchases RENAME TO described_purchases;
 """
     + TABLES
     + """
 INSERT INTO customer (id, name, address, date_created)
-SELECT id, coalesce(name, ''), address, canonical_time(date_created)
+SELECT id, coalesce(canonical_text(CAST(name AS BLOB)), ''),
+    canonical_text(CAST(address AS BLOB)), canonical_time(date_created)
 FROM described_customer;
 INSERT INTO purchases
     (id, purchase_name, quantity, customer_id, date_created, last_updated)
-SELECT id, coalesce(purchase_name, ''), coalesce(CAST(quantity AS INTEGER), 0),
-    coalesce(CAST(customer_id AS INTEGER), 0), canonical_time(date_created),
-    CASE WHEN last_updated IS NOT NULL THEN canonical_time(last_updated) END
+SELECT id, coalesce(canonical_text(CAST(purchase_name AS BLOB)), ''),
+    coalesce(CAST(quantity AS INTEGER), 0), coalesce(CAST(customer_id AS INTEGER), 0),
+    canonical_time(date_created),
+    CASE WHEN last_updated <> '' THEN canonical_time(last_updated) END
 FROM described_purchases;
 DELETE FROM sqlite_sequence
 WHERE 'described_' || name IN (SELECT name FROM sqlite_sequence);
 UPDATE sqlite_sequence SET name = replace(name, 'described_', '');
+INSERT INTO sqlite_sequence (name, seq)
+SELECT 'customer', 0 WHERE 'customer' NOT IN (SELECT name FROM sqlite_sequence);
+UPDATE sqlite_sequence SET seq = max(seq, (
+    SELECT coalesce(max(customer_id), 0) FROM purchases WHERE customer_id < 1 << 62
+)) WHERE name = 'customer';
 DROP TABLE described_customer;
 DROP TABLE described_purchases;
 """

@@ -19,6 +19,7 @@ import db
 import handlers
 import openapi
 import sqlite
+import sqlite_file
 import workers
 from access import Door, new_token, read_tokens
 from connections import Runner
@@ -48,7 +49,7 @@ def try_make_db(url: str = DEFAULTS.database_url) -> None:
 
         asyncio.run(postgres.make(url))
     else:
-        sqlite.make(sqlite.path_of(url))
+        sqlite_file.make(sqlite.path_of(url))
 
 
 def init_app(
@@ -190,7 +191,9 @@ def main() -> None:
             case []:
                 run(settings, parser)
             case ["backup", destination]:
-                sqlite.backup(sqlite.path_of(settings.database_url), Path(destination))
+                sqlite_file.backup(
+                    sqlite.path_of(settings.database_url), Path(destination)
+                )
             case ["token", name]:
                 token, line = new_token(name, "read" if read else "write")
                 sys.stdout.write(f"{token}\n{line}\n")

@@ -1,12 +1,12 @@
 """The SQLite engine: one lane that writes, two that read, over aiosqlite."""
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from functools import cache, partial
 from math import ceil
 from pathlib import Path
@@ -26,6 +26,7 @@ try:
 except ImportError:  # no wheel for this platform: Python's own SQLite serves
     driver = sqlite3
 
+LOG = logging.getLogger("server")
 Ts = TypeVarTuple("Ts")
 
 VERSION: tuple[int, int, int] = driver.sqlite_version_info
@@ -44,15 +45,19 @@ TURN_SECONDS = 5.0
 """How long a unit waits for its turn before it is dropped."""
 STILL_BUSY_SECONDS = 0.1
 """How long the next unit waits for a process that held it while one waited in vain."""
-BATCH_SECONDS = 15.0
+BATCH_SECONDS = 10.0
 """How long a batch may run before it is interrupted."""
+HANG_SECONDS = 1.0
+"""How long after that its callers wait for a disk that does not answer."""
+WATCH_SECONDS = 0.5
+"""How often to look after a batch that runs, and the units that wait for its end."""
 RECHECK_SECONDS = 5.0
 """How long after a failed check of the database the next may follow."""
 BATCH_UNITS = 256
 """The most units in one transaction, so that the first is not held up by the last."""
 GATHER_TURNS = 2
 """Turns of the loop without a new unit, after which a batch begins."""
-CHECKPOINT_SECONDS, CHECKPOINT_UNITS = 0.25, 2000
+CARE_SECONDS, CHECKPOINT_UNITS = 0.25, 1000
 """How often to look whether so many units were written since the last checkpoint."""
 
 PRAGMAS = f"""
@@ -61,8 +66,8 @@ PRAGMA foreign_keys = ON;
 PRAGMA synchronous = FULL;
 PRAGMA trusted_schema = OFF;
 PRAGMA cell_size_check = ON;
-PRAGMA journal_size_limit = 67108864;
-PRAGMA wal_autocheckpoint = 16384;
+PRAGMA journal_size_limit = 33554432;
+PRAGMA wal_autocheckpoint = 8192;
 PRAGMA cache_size = -16384;
 """
 
@@ -83,6 +88,8 @@ TROUBLES = {
 }
 UNCERTAIN = {IOERR, CORRUPT, CANTOPEN, NOTADB}
 """After these nothing is known of the database until it was opened and checked anew."""
+UNKNOWN = "it is not known whether this was stored"
+GONE = "the database file was deleted or replaced"
 
 
 def code_of(exc: BaseException) -> int:
@@ -95,13 +102,15 @@ class Health:
     """What the lanes of one engine know of their database."""
 
     trouble: str | None = None
-    checked = -RECHECK_SECONDS
+    """Why nothing may be written until the database was checked."""
     locked = False
 
     def translated(self, exc: Exception) -> Exception:
         """Return what an error of the driver means to the caller, and note trouble."""
         code = code_of(exc)
         if code in UNCERTAIN:
+            if self.trouble is None:
+                LOG.error("no more writes until a check: %s", TROUBLES[code])
             self.trouble = TROUBLES[code]
         self.locked = self.locked or code in (BUSY, LOCKED)
         if code == FULL:
@@ -117,6 +126,7 @@ class Lane(aiosqlite.Connection):
     """A connection that runs units of work in batches, one hop to its thread each."""
 
     begin = "BEGIN"
+    hanging = "the disk does not answer"
 
     def __init__(self, path: Path, health: Health) -> None:
         super().__init__(partial(self.open, path), iter_chunk_size=64)
@@ -126,11 +136,16 @@ class Lane(aiosqlite.Connection):
         self.batch_seconds = 0.0
         self.loop = asyncio.get_running_loop()
         self._turn: asyncio.Task[None] | None = None
+        self._watching: asyncio.TimerHandle
 
     def open(self, path: Path) -> Any:
-        """Return a connection of the driver, set up for this lane."""
+        """Return a connection of the driver, set up for this lane; it makes no file."""
         connection = driver.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_SECONDS,
         )
         connection.executescript(PRAGMAS)
         return connection
@@ -157,14 +172,14 @@ class Lane(aiosqlite.Connection):
             if not jobs:
                 continue
             began = loop.time()
-            watchdog = loop.call_later(BATCH_SECONDS, self._conn.interrupt)
+            self._watching = loop.call_later(WATCH_SECONDS, self._watch, jobs, began)
             try:
                 # aiosqlite's hop to its thread has no types
                 outcomes = await self._execute(self.run, jobs)  # type: ignore[no-untyped-call]
             except Exception as exc:
                 outcomes = [exc for _ in jobs]
             finally:
-                watchdog.cancel()
+                self._watching.cancel()
             self.batch_seconds = (self.batch_seconds + loop.time() - began) / 2
             for (_, _, future, _), outcome in zip(jobs, outcomes, strict=True):
                 if future.done():  # its caller went away
@@ -188,18 +203,33 @@ class Lane(aiosqlite.Connection):
             quiet_turns = 0 if len(self.waiting) > before else quiet_turns + 1
 
     def _next_batch(self, time: float) -> list[Job]:
+        self._drop_late(time)
         jobs: list[Job] = []
         while self.waiting and len(jobs) < BATCH_UNITS:
             job = self.waiting.popleft()
-            _, _, future, deadline = job
-            if future.done():  # its caller went away
-                continue
-            if deadline < time:
-                late = db.UnavailableError("it waited too long for its turn")
-                future.set_exception(late)
-            else:
+            if not job[2].done():  # its caller is still there
                 jobs.append(job)
         return jobs
+
+    def _drop_late(self, time: float) -> None:
+        while self.waiting and self.waiting[0][3] < time:
+            future = self.waiting.popleft()[2]
+            if not future.done():
+                late = db.UnavailableError("it waited too long for its turn")
+                future.set_exception(late)
+
+    def _watch(self, jobs: list[Job], began: float) -> None:
+        """Keep a batch that takes long from taking for ever, as its callers see it."""
+        time = self.loop.time()
+        self._drop_late(time)
+        if time - began > BATCH_SECONDS:
+            with suppress(driver.Error):  # a connection that is just being reopened
+                self._conn.interrupt()
+        if time - began > BATCH_SECONDS + HANG_SECONDS:  # nor does that end it
+            for _, _, future, _ in jobs:
+                if not future.done():
+                    future.set_exception(db.UnavailableError(self.hanging))
+        self._watching = self.loop.call_later(WATCH_SECONDS, self._watch, jobs, began)
 
     def run(self, jobs: list[Job]) -> list[Any]:
         """Run a batch on the lane's thread; an outcome is a value or an exception."""
@@ -209,12 +239,16 @@ class Lane(aiosqlite.Connection):
             self.roll_back()
             return [self.health.translated(exc) for _ in jobs]
 
-    def transact(self, jobs: list[Job], careful: bool = False) -> list[Any]:
+    def transact(self, jobs: list[Job]) -> list[Any]:
         """Run a batch in one transaction.
 
         Savepoints are costly and failures are rare: a unit that changed something and
         then failed sends the batch round again, carefully, each unit in a savepoint.
         """
+        return self._attempt(jobs) or self._attempt(jobs, careful=True)
+
+    def _attempt(self, jobs: list[Job], careful: bool = False) -> list[Any]:
+        """Return the outcomes of a batch, none where it has to go round again."""
         connection = self._conn
         connection.execute(self.begin)
         outcomes: list[Any] = []
@@ -235,12 +269,16 @@ class Lane(aiosqlite.Connection):
                     connection.execute("ROLLBACK TO unit")
                 elif connection.total_changes != before:
                     connection.execute("ROLLBACK")
-                    return self.transact(jobs, careful=True)
+                    return []
                 outcomes.append(self.health.translated(exc))
             if careful:
                 connection.execute("RELEASE unit")
-        connection.execute("COMMIT")
+        self.commit_batch()
         return outcomes
+
+    def commit_batch(self) -> None:
+        """End the transaction."""
+        self._conn.execute("COMMIT")
 
     def roll_back(self) -> None:
         """End the transaction, if there still is one, and change nothing."""
@@ -336,21 +374,27 @@ class WritingLane(Lane):
     """The one lane that writes: a batch is one commit, and acknowledged after it."""
 
     begin = "BEGIN IMMEDIATE"
+    hanging = f"{Lane.hanging}: {UNKNOWN}"
 
     def __init__(self, path: Path, health: Health) -> None:
         super().__init__(path, health)
-        self.wal = path.with_name(f"{path.name}-wal")
+        # A symbolic link has them where it points to.
+        self.wal, self.shm = (f"{path.resolve()}-{name}" for name in ("wal", "shm"))
         self.commits = 0
         self.units = 0
         self.busy_seconds = BUSY_SECONDS
+        self.stale = False
+        """Whether the connection is older than the last check of the database."""
 
     def open(self, path: Path) -> Any:
-        """Return a connection in WAL mode, and note which files it has open."""
+        """Return a connection in WAL mode. OSError where its files are not there."""
         connection = super().open(path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")  # makes the WAL file
         connection.execute("ROLLBACK")
-        self.files = self.files_now()
+        self.busy_seconds = BUSY_SECONDS
+        if not hasattr(self, "files"):
+            self.files = self.files_now()
         return connection
 
     def wait_for_lock(self, seconds: float) -> None:
@@ -360,70 +404,117 @@ class WritingLane(Lane):
             self.busy_seconds = seconds
 
     def files_now(self) -> tuple[tuple[int, int], ...]:
-        """Return device and inode of the database and its WAL. OSError."""
-        status = (os.stat(self.path), os.stat(self.wal))  # noqa: PTH116 - quicker
+        """Return device and inode of the database, its WAL and its index. OSError."""
+        names = (self.path, self.wal, self.shm)
+        status = [os.stat(name) for name in names]  # noqa: PTH116 - quicker
         return tuple((file.st_dev, file.st_ino) for file in status)
 
-    def verify_files(self) -> None:
-        """Raise UnavailableError where a commit would go to a file nobody can find."""
+    def verify_files(self, otherwise: str) -> None:
+        """Raise UnavailableError where a commit goes to a file nobody can find."""
         try:
             same = self.files_now() == self.files
         except OSError:
             same = False
         if not same:
-            raise db.UnavailableError("the database file was deleted or replaced")
+            raise db.UnavailableError(otherwise)
 
-    def transact(self, jobs: list[Job], careful: bool = False) -> list[Any]:
-        """Run a batch and commit it, in files that are still in their places."""
+    def transact(self, jobs: list[Job]) -> list[Any]:
+        """Run a batch and commit it, unless the database has to be checked first."""
         if self.health.trouble is not None:
+            raise db.UnavailableError(self.health.trouble)
+        if self.stale:
             self.reopen()
         self.wait_for_lock(STILL_BUSY_SECONDS if self.health.locked else BUSY_SECONDS)
-        outcomes = super().transact(jobs, careful)
-        self.verify_files()
+        before = self._conn.total_changes
+        outcomes = super().transact(jobs)
         self.health.locked = False
-        self.commits += 1
-        self.units += len(jobs)
+        done = sum(not isinstance(outcome, Exception) for outcome in outcomes)
+        if done and self._conn.total_changes != before:
+            self.commits += 1
+            self.units += done
         return outcomes
 
+    def commit_batch(self) -> None:
+        """Commit in files that are in their places, before and after."""
+        self.verify_files(GONE)
+        try:
+            super().commit_batch()
+        except driver.Error as exc:
+            if code_of(exc) not in UNCERTAIN:
+                raise
+            raise db.UnavailableError(
+                f"{self.health.translated(exc)}: {UNKNOWN}"
+            ) from exc
+        self.verify_files(f"{GONE}: {UNKNOWN}")
+
     def reopen(self) -> None:
-        """Open and check the database anew after an error that left it unknown."""
-        if monotonic() - self.health.checked < RECHECK_SECONDS:
-            raise db.UnavailableError(self.health.trouble)
-        self.health.checked = monotonic()
+        """Open the same database anew, after it was checked."""
+        self.verify_files(GONE)
         with suppress(driver.Error):
             self._conn.close()
         self._connection = self.open(self.path)
-        self.busy_seconds = BUSY_SECONDS
-        found = self._conn.execute("PRAGMA quick_check(1)").fetchall()
-        if found != [("ok",)]:
-            raise db.UnavailableError(TROUBLES[CORRUPT])
-        self.health.trouble = None
+        self.verify_files(GONE)
+        self.stale = False
 
 
-class Checkpointer(Lane):
-    """Copies the WAL into the database while commits go on, so that none waits for it.
+class Caretaker(Lane):
+    """Does what the database needs now and then, beside the commits.
 
-    What it leaves over, the commit that finds 64 MiB of WAL copies, and then the WAL
-    begins anew: that is all that wal_autocheckpoint is still for. An SQLite without
-    the fix must not do this beside a writer (sqlite.org/wal.html#walresetbug).
+    It copies the WAL into the database, so that no commit has to wait for that. What
+    it leaves over, the commit that finds 32 MiB of WAL copies, and then the WAL begins
+    anew: that is all that wal_autocheckpoint is still for. An SQLite without the fix
+    must not do this beside a writer (sqlite.org/wal.html#walresetbug).
+
+    After an error that left the database unknown it checks it. Until then nothing is
+    written.
     """
 
+    due = 0.0
+    """When the next check may be, on the monotonic clock."""
+
     async def run_beside(self, writer: WritingLane) -> None:
-        """Look at the writer again and again, and copy when there is enough."""
+        """Look again and again whether there is something to do."""
         copied = 0
         while True:
-            await asyncio.sleep(CHECKPOINT_SECONDS)
-            if writer.units - copied >= CHECKPOINT_UNITS:
-                copied = writer.units
-                # aiosqlite's hop to its thread has no types
-                await self._execute(self.checkpoint)  # type: ignore[no-untyped-call]
+            await asyncio.sleep(CARE_SECONDS)
+            task: Callable[[], None] | None = None
+            if self.health.trouble is not None:
+                task = partial(self.check, writer)
+            elif WAL_RESET_FIXED and writer.units - copied >= CHECKPOINT_UNITS:
+                copied, task = writer.units, self.checkpoint
+            if task is not None:
+                try:
+                    # aiosqlite's hop to its thread has no types
+                    await self._execute(task)  # type: ignore[no-untyped-call]
+                except db.UnavailableError as exc:
+                    self.health.trouble = str(exc)
+                except driver.Error as exc:
+                    self.health.translated(exc)
 
     def checkpoint(self) -> None:
         """Copy what no reader needs any more (sqlite.org/c3ref/wal_checkpoint_v2)."""
+        self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def check(self, writer: WritingLane) -> None:
+        """Check the database with a new connection, and let writing go on.
+
+        UnavailableError where another file is in its place: to open that beside the
+        WAL of this one would damage it (sqlite.org/howtocorrupt.html).
+        """
+        if monotonic() < self.due:
+            return
         try:
-            self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except driver.Error as exc:
-            self.health.translated(exc)
+            writer.verify_files(GONE)
+            with closing(self.open(self.path)) as connection:
+                found = connection.execute("PRAGMA quick_check(1)").fetchall()
+            if found == [("ok",)]:
+                writer.stale = True
+                self.health.trouble = None
+                LOG.info("the database was checked: writing goes on")
+            else:
+                self.health.trouble = TROUBLES[CORRUPT]
+        finally:
+            self.due = monotonic() + RECHECK_SECONDS
 
 
 class Engine:
@@ -436,23 +527,33 @@ class Engine:
         self.reader = ReadingLane(path, health)
         # long lists do not hold up short reads
         self.scanner = ReadingLane(path, health)
-        self.checkpointer = Checkpointer(path, health)
-        self.lanes = (self.writer, self.reader, self.scanner, self.checkpointer)
-        self._checkpoints: asyncio.Task[None] | None = None
+        self.caretaker = Caretaker(path, health)
+        self.lanes = (self.writer, self.reader, self.scanner, self.caretaker)
         self.read = self.reader.submit
         self.scan = self.scanner.submit
         self.write = self.writer.submit
         self.name = f"SQLite {driver.sqlite_version} ({driver.__name__.split('.')[0]})"
+        self._caring: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the lanes, the writer first, for it makes the WAL. RefusedError."""
+        try:
+            for lane in self.lanes:
+                await lane
+        except (driver.Error, OSError) as exc:
+            await self.close()
+            reason = TROUBLES.get(code_of(exc), str(exc))
+            raise db.RefusedError(f"{self.path}: {reason}") from exc
+        self._caring = asyncio.create_task(self.caretaker.run_beside(self.writer))
 
     def measures(self) -> db.Measures:
         """Return what the metrics show."""
         lanes = {"write": self.writer, "read": self.reader, "scan": self.scanner}
         waiting = {name: len(lane.waiting) for name, lane in lanes.items()}
-        size = sum(
-            file.stat().st_size
-            for file in (self.path, self.writer.wal)
-            if file.exists()
-        )
+        size = 0
+        for name in (self.path, self.writer.wal):
+            with suppress(OSError):
+                size += os.stat(name).st_size  # noqa: PTH116 - as in files_now
         return db.Measures(self.writer.units, self.writer.commits, waiting, size)
 
     async def check(self) -> None:
@@ -460,24 +561,16 @@ class Engine:
         await self.write(db.read_anything)
         await self.read(db.read_anything)
 
-    async def open(self) -> None:
-        """Open the lanes, the writer first, for it makes the WAL."""
-        for lane in self.lanes:
-            await lane
-        if WAL_RESET_FIXED:
-            work = self.checkpointer.run_beside(self.writer)
-            self._checkpoints = asyncio.create_task(work)
-
     async def close(self) -> None:
         """Close the lanes; the writer last, for the last one out checkpoints."""
-        if self._checkpoints is not None:
-            self._checkpoints.cancel()
+        if self._caring is not None:
+            self._caring.cancel()
         for lane in reversed(self.lanes):
             await lane.close()
 
 
 async def connect(path: Path) -> Engine:
-    """Open the lanes on a database that `make` has made or found well."""
+    """Open the lanes on a database that was made or found well. RefusedError."""
     engine = Engine(path)
     await engine.open()
     return engine
@@ -489,144 +582,3 @@ def path_of(url: str) -> Path:
     if name == url or not name or name == ":memory:":
         raise db.RefusedError(f"{url} names no database: sqlite:///NAME does")
     return Path(name)
-
-
-# Making, adopting and migrating
-
-
-def make(path: Path) -> None:
-    """Create the database, or bring the one that is there up to date. RefusedError.
-
-    A file that is refused stays as it was, byte for byte.
-    """
-    try:
-        if os.path.lexists(path):
-            _migrate(path, described=_recognise(path))
-        else:
-            _create(path)
-    except driver.Error as exc:
-        reason = TROUBLES.get(code_of(exc), "SQLite refuses it")
-        raise db.RefusedError(f"{path}: {reason}") from exc
-    except OSError as exc:
-        raise db.RefusedError(f"{path}: {exc.strerror}") from exc
-
-
-def _create(path: Path) -> None:
-    # Made under another name first: whoever finds the file finds it whole.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        _migrate(draft, described=False)
-        with suppress(FileExistsError):  # another process was quicker
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _recognise(path: Path) -> bool:
-    """Return whether the file is the described server's, not ours. RefusedError."""
-    if not path.is_file():
-        raise db.RefusedError(f"{path}: not a file")
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
-        raise db.RefusedError(f"{path}: not a SQLite database")
-    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        raise db.RefusedError(f"{path}: the file or its folder cannot be written")
-    # sqlite.org/fileformat.html#application_id
-    application_id = int.from_bytes(header[68:72], "big")
-    with closing(_read_only(path)) as connection:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application_id == db.APPLICATION_ID:
-            if version > len(db.MIGRATIONS):
-                raise db.RefusedError(f"{path}: made by a newer version of this server")
-            return False
-        if application_id or version or _columns(connection) != db.DESCRIBED_COLUMNS:
-            raise db.RefusedError(f"{path}: the database of another program")
-    return True
-
-
-def _columns(connection: Any) -> dict[str, set[str]]:
-    names = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type != 'index' AND name != ?",
-        ("sqlite_sequence",),
-    ).fetchall()
-    select = "SELECT name FROM pragma_table_info(?)"
-    return {
-        name: {row[0] for row in connection.execute(select, (name,))}
-        for (name,) in names
-    }
-
-
-def _migrate(path: Path, described: bool) -> None:
-    """Bring a database to the newest version in one transaction."""
-    with closing(driver.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous = FULL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == len(db.MIGRATIONS):
-            return
-        connection.create_function("canonical_time", 1, canonical_time)
-        connection.create_function("casefold", 1, str.casefold)
-        connection.execute("BEGIN EXCLUSIVE")
-        first = db.ADOPTION if described else db.MIGRATIONS[0]
-        for script in (first, *db.MIGRATIONS[1:])[version:]:
-            for statement in script.split(";"):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {db.APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(db.MIGRATIONS)}")
-        connection.execute("COMMIT")
-
-
-def canonical_time(text: object) -> str:
-    """Return a time of the described server as `db.now` writes it."""
-    try:
-        time = datetime.fromisoformat(str(text))
-    except ValueError:
-        return str(text or "1970-01-01 00:00:00.000000+00:00")
-    time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
-    return time.isoformat(" ", "microseconds")
-
-
-# Backups
-
-
-def backup(path: Path, destination: Path) -> None:
-    """Write a consistent copy of a database, also of one that is being served.
-
-    The copy is complete or absent, and only its owner may read it. RefusedError
-    when the destination exists. VACUUM INTO reads one snapshot
-    (sqlite.org/lang_vacuum.html), and a read-only connection does not checkpoint.
-    """
-    if not path.is_file() or _recognise(path):
-        raise db.RefusedError(f"{path}: not a database of this server")
-    if os.path.lexists(destination):
-        raise db.RefusedError(f"{destination}: already there")
-    draft = destination.with_name(f".{destination.name}.{os.getpid()}")
-    try:
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        url = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(driver.connect(url, uri=True)) as connection:
-            connection.execute("VACUUM INTO ?", (str(draft),))
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        os.link(draft, destination)
-        _sync_folder(destination.parent)
-    except driver.Error as exc:
-        reason = TROUBLES.get(code_of(exc), str(exc))
-        raise db.RefusedError(f"no backup: {reason}") from exc
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _read_only(path: Path) -> Any:
-    # Without a WAL to read, SQLite would make one (sqlite.org/wal.html#readonly).
-    wal = path.with_name(f"{path.name}-wal")
-    mode = "mode=ro" if wal.exists() else "mode=ro&immutable=1"
-    return driver.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    os.fsync(number)
-    os.close(number)

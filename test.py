@@ -16,6 +16,7 @@ import shlex
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -56,6 +57,7 @@ import handlers
 import lists
 import server
 import sqlite
+import sqlite_file
 import telemetry
 from access import Door, read_tokens
 from connections import Runner
@@ -2190,6 +2192,42 @@ def post(path: str, body: object) -> bytes:
     return request_bytes("POST", path, json.dumps(body).encode())
 
 
+def test_without_hard_links(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    sqlite_file.make(sqlite_path)
+    copy = sqlite_path.with_name("copy")
+    sqlite_file.backup(sqlite_path, copy)
+    with closing(sqlite.driver.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert {file.name for file in copy.parent.iterdir()} >= {"db.sqlite3", "copy"}
+
+
+def test_backup_is_stopped(
+    main: Main, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal ends it, and nothing of it is left."""
+    sqlite_file.make(sqlite_path)
+    run_sql(
+        sqlite_path,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) "
+        "INSERT INTO customer (name, date_created) SELECT i, '' FROM n",
+    )
+
+    class Signalled(threading.Event):
+        def is_set(self) -> bool:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().is_set()
+
+    monkeypatch.setattr(sqlite_file, "Event", Signalled)
+    status, out, err = main("backup", "copy")
+    assert (status, out, err) == (1, "", "server.py: copy: interrupted\n")
+    left = {file.name for file in sqlite_path.parent.iterdir()}
+    assert {name for name in left if "copy" in name} == set()
+
+
 def test_backup_refused(main: Main, sqlite_path: Path, tmp_path: Path) -> None:
     for expected in ("not a database of this server", ""):
         status, out, err = main("backup", "copy")
@@ -2294,6 +2332,120 @@ async def test_described_database(sqlite_path: Path, opened: Opener) -> None:
     assert (await ask("DELETE /api/v1/customer/1")).json["deleted_count"] == 2
 
 
+@one_engine
+async def test_ids_of_customers_who_are_gone(sqlite_path: Path, opened: Opener) -> None:
+    """Nobody inherits what they bought."""
+    run_sql(sqlite_path, DESCRIBED.replace(" AUTOINCREMENT", ""))
+    run_sql(sqlite_path, "UPDATE purchases SET customer_id = ~(1 << 63) WHERE id = 1")
+    ask = await opened()
+    assert (await ask("POST /api/v1/customer", JOHN, 201)).data["id"] == 10
+    assert (await ask("GET /api/v1/purchase/10")).data == []
+
+
+ODD = """
+CREATE INDEX purchases_customer_id ON purchases (customer_id);
+CREATE INDEX by_name ON customer (name);
+UPDATE customer SET name = CAST(X'61FF62' AS TEXT),
+    date_created = 'Apr 09 2022 12:43:17';
+UPDATE purchases SET purchase_name = X'C39F', last_updated = '', quantity = 'many',
+    date_created = '0001-01-01 00:00:00+14:00';
+ANALYZE;
+"""
+
+
+@one_engine
+async def test_odd_described_database(sqlite_path: Path, opened: Opener) -> None:
+    """Text that is none, times that are none, and what an operator may have added."""
+    run_sql(sqlite_path, DESCRIBED + ODD)
+    ask = await opened()
+    person = (await ask("GET /api/v1/customers?limit=1")).data[0]
+    assert person["name"] == "a\ufffdb"
+    assert person["created_on"] == "Apr 09 2022 12:43:17"
+    row = (await ask("GET /api/v1/customer?limit=1")).data[0]
+    assert (row["purchase_name"], row["quantity"]) == ("ß", 0)
+    assert row["purchased_on"] == "0001-01-01 00:00:00+14:00"
+    assert row["last_updated_on"] is None
+
+
+@one_engine
+async def test_described_database_in_use(sqlite_path: Path, opened: Opener) -> None:
+    """It is known for ours from then on, also while only its WAL says so."""
+    run_sql(sqlite_path, f"PRAGMA journal_mode = WAL; {DESCRIBED}")
+    with closing(sqlite.driver.connect(sqlite_path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM customer").fetchall()
+        ask = await opened()
+        await ask("POST /api/v1/customer", JOHN, 201)
+        copy = sqlite_path.with_name("copy.sqlite3")
+        for end in ("", "-wal"):
+            file = sqlite_path.with_name(f"{sqlite_path.name}{end}")
+            copy.with_name(f"{copy.name}{end}").write_bytes(file.read_bytes())
+    sqlite_file.make(copy)
+    with closing(sqlite.driver.connect(copy)) as connection:
+        names = connection.execute("SELECT name FROM customer").fetchall()
+    assert ("John Doe",) in names
+
+
+def test_migrated_by_two(sqlite_path: Path) -> None:
+    """The one who comes second finds nothing left to do."""
+    run_sql(sqlite_path, DESCRIBED)
+    sqlite_file.make(sqlite_path)
+    made = sqlite_path.read_bytes()
+    sqlite_file._migrate(sqlite_path, described=True)
+    assert sqlite_path.read_bytes() == made
+
+
+HALF = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.executescript("PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN EXCLUSIVE")
+database.execute("DROP TABLE purchases")
+for number in range(100, 2000):
+    database.execute("INSERT INTO customer VALUES (?, ?, '', '')", (number, "x" * 99))
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("script", "ours"), [(DESCRIBED, True), (OTHERS, False)])
+def test_hot_journal(sqlite_path: Path, script: str, ours: bool) -> None:
+    """What a program left half done is undone in a file of ours, and only there."""
+    run_sql(sqlite_path, DESCRIBED.split("INS")[0] + script.replace(DESCRIBED, ""))
+    command = [sys.executable, "-c", HALF, str(sqlite_path)]
+    subprocess.run(command, check=True)  # noqa: S603 - a program of the test's own
+    files = {file: file.read_bytes() for file in sqlite_path.parent.iterdir()}
+    assert len(files) == 2, "no hot journal"
+    if ours:
+        sqlite_file.make(sqlite_path)
+        with closing(sqlite.driver.connect(sqlite_path)) as connection:
+            assert connection.execute("SELECT count(*) FROM customer").fetchone() == (
+                0,
+            )
+    else:
+        with pytest.raises(db.RefusedError, match="another program"):
+            sqlite_file.make(sqlite_path)
+        assert {f: f.read_bytes() for f in sqlite_path.parent.iterdir()} == files
+
+
+@one_engine
+async def test_symbolic_link(sqlite_path: Path, opened: Opener) -> None:
+    folder = sqlite_path.with_name("real")
+    await asyncio.to_thread(folder.mkdir)
+    sqlite_file.make(folder / "file")
+    await asyncio.to_thread(sqlite_path.symlink_to, folder / "file")
+    ask = await opened()
+    await ask("POST /api/v1/customer", JOHN, 201)
+    assert await list_names(ask) == ["John Doe"]
+
+
+def test_start_while_locked(main: Main, sqlite_path: Path) -> None:
+    sqlite_file.make(sqlite_path)
+    with closing(sqlite.driver.connect(sqlite_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, out, err = main("--port", str(free_port()))
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert "locked by another process" in err
+
+
 def test_described_database_without_rows(sqlite_path: Path) -> None:
     """Nor does every table of it have to keep its ids from being used again."""
     plain = DESCRIBED.split("INSERT")[0].replace(" AUTOINCREMENT", "")
@@ -2311,7 +2463,7 @@ async def test_earlier_version_of_ours(
     sqlite_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     monkeypatch.setattr(db, "MIGRATIONS", db.MIGRATIONS[:version])
-    sqlite.make(sqlite_path)
+    sqlite_file.make(sqlite_path)
     monkeypatch.undo()
     run_sql(
         sqlite_path,
@@ -2338,20 +2490,20 @@ def not_ours(script: str) -> Callable[[Path], None]:
 
 def cut(path: Path) -> None:
     """Leave half of a database of ours."""
-    sqlite.make(path)
+    sqlite_file.make(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def overwritten(path: Path) -> None:
     """Damage the schema of a database of ours."""
-    sqlite.make(path)
+    sqlite_file.make(path)
     made = path.read_bytes()
     path.write_bytes(made[:100] + b"\xa5" * 1000 + made[1100:])
 
 
 def newer(path: Path) -> None:
     """Make a database as the next version of this server may."""
-    sqlite.make(path)
+    sqlite_file.make(path)
     run_sql(path, f"PRAGMA user_version = {len(db.MIGRATIONS) + 1}")
 
 
@@ -2442,6 +2594,17 @@ def failing(lane: sqlite.Lane, begins: str, code: int) -> Iterator[None]:
         lane._connection = connection
 
 
+async def becoming(engine: sqlite.Engine, trouble: str | None) -> None:
+    """Wait until the engine knows of a trouble, or that there is none any more."""
+    health = engine.writer.health
+    assert await asyncio.to_thread(soon, lambda: health.trouble == trouble)
+
+
+async def well_again(engine: sqlite.Engine) -> None:
+    """Wait until the engine has checked its database."""
+    await becoming(engine, None)
+
+
 def move_away(path: Path) -> None:
     """Take a file from its place."""
     path.rename(path.with_name("elsewhere"))
@@ -2491,7 +2654,11 @@ async def test_failed_commit(
     """No unit of the batch is acknowledged, none is there, and the next one is."""
     monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
     with failing(engine.writer, begins, code):
-        await ask("POST /api/v1/purchase/1", PHONE, status)
+        reply = await ask("POST /api/v1/purchase/1", PHONE, status)
+    # of a commit that the disk failed, nobody can say what became of it
+    unknown = begins == "COMMIT" and code in sqlite.UNCERTAIN
+    assert (sqlite.UNKNOWN in reply.json["detail"]) is unknown
+    await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     with failing(engine.writer, begins, code):
         units = [engine.write(db.add_purchase, 1, "x", 1, db.now()) for _ in range(8)]
@@ -2499,6 +2666,7 @@ async def test_failed_commit(
     assert all(isinstance(outcome, Exception) for outcome in outcomes), outcomes
     assert not engine.writer.in_transaction
     assert await list_ids(ask) == [1]
+    await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     assert await list_ids(ask) == [1, 2]
 
@@ -2508,7 +2676,7 @@ async def test_checkpoints_beside_commits(
     opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The WAL is copied without a commit doing it; a fault there is no secret."""
-    monkeypatch.setattr(sqlite, "CHECKPOINT_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "CARE_SECONDS", 0.01)
     monkeypatch.setattr(sqlite, "CHECKPOINT_UNITS", 1)
     ask = await opened()
     served = ask.client.server
@@ -2522,12 +2690,11 @@ async def test_checkpoints_beside_commits(
     await ask("POST /api/v1/customer", JOHN, 201)
     await engine.write(add_many, 1, 2000)
     assert await asyncio.to_thread(soon, lambda: size() > before)
-    with failing(engine.checkpointer, "PRAGMA wal_checkpoint", sqlite.IOERR):
+    with failing(engine.caretaker, "PRAGMA wal_checkpoint", sqlite.IOERR):
         await ask("POST /api/v1/purchase/1", PHONE, 201)
-        health = engine.writer.health
-        assert await asyncio.to_thread(soon, lambda: health.trouble is not None)
-    await ask("POST /api/v1/purchase/1", PHONE, 201)  # opened and checked anew
-    assert health.trouble is None
+        await becoming(engine, "the disk failed to read or write")
+    await well_again(engine)
+    await ask("POST /api/v1/purchase/1", PHONE, 201)
     assert len(await list_ids(ask)) == 2002
 
 
@@ -2554,21 +2721,50 @@ async def test_promises_of_the_lanes(ask: Ask, engine: sqlite.Engine) -> None:
 async def test_no_write_until_checked(
     ask: Ask, engine: sqlite.Engine, customer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an error of the disk the file is opened and checked anew, or refused."""
-    with failing(engine.writer, "COMMIT", sqlite.IOERR):
-        await ask("POST /api/v1/purchase/1", PHONE, 503)
+    """After an error of the disk the file is opened and checked anew."""
+    monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
 
     def refuse(path: Path) -> None:
         raise fault(sqlite.CANTOPEN)
 
-    monkeypatch.setattr(engine.writer, "open", refuse)
-    await ask("POST /api/v1/purchase/1", PHONE, 503)
-    reply = await ask("GET /readyz", None, 503)
-    assert "cannot be opened" in reply.json["detail"]
+    monkeypatch.setattr(engine.caretaker, "open", refuse)
+    with failing(engine.writer, "COMMIT", sqlite.IOERR):
+        await ask("POST /api/v1/purchase/1", PHONE, 503)
+    await becoming(engine, "the database file cannot be opened")
+    for line, body in (("POST /api/v1/purchase/1", PHONE), ("GET /readyz", None)):
+        reply = await ask(line, body, 503)
+        assert "cannot be opened" in reply.json["detail"]
+    assert await list_ids(ask) == []
     monkeypatch.undo()
-    await ask("POST /api/v1/purchase/1", PHONE, 503)  # too soon to try again
-    monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
+    await well_again(engine)
     assert (await ask("GET /readyz")).json["database"].startswith("SQLite 3.")
+    await ask("POST /api/v1/purchase/1", PHONE, 201)
+    assert await list_ids(ask) == [1]
+
+
+@one_engine
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_checked_file_is_the_same(
+    ask: Ask,
+    engine: sqlite.Engine,
+    customer: int,
+    sqlite_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replaced: bool,
+) -> None:
+    """What lies in the place of the file by then is not taken for it, nor made."""
+    monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
+    with failing(engine.writer, "COMMIT", sqlite.IOERR):
+        await ask("POST /api/v1/purchase/1", PHONE, 503)
+        move_away(sqlite_path)
+        if replaced:
+            sqlite_file.make(sqlite_path)
+    await becoming(engine, sqlite.GONE)
+    for line, body in (("POST /api/v1/customer", JOHN), ("GET /readyz", None)):
+        await ask(line, body, 503)
+    assert await asyncio.to_thread(sqlite_path.exists) is replaced
+    sqlite_path.with_name("elsewhere").replace(sqlite_path)
+    await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     assert await list_ids(ask) == [1]
 
@@ -2610,11 +2806,42 @@ async def test_file_gone(
 ) -> None:
     move_away(sqlite_path)
     if replaced:
-        sqlite.make(sqlite_path)
+        sqlite_file.make(sqlite_path)
     for line, body in (("POST /api/v1/customer", JOHN), ("GET /readyz", None)):
         reply = await ask(line, body, 503)
         assert "deleted or replaced" in reply.json["detail"]
     await ask("GET /livez")
+    sqlite_path.with_name("elsewhere").replace(sqlite_path)
+    assert await list_names(ask) == ["John Doe"], "what was refused is there"
+    assert (await ask("POST /api/v1/customer", JOHN, 201)).data["id"] == 2
+
+
+@one_engine
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+async def test_file_beside_it_gone(
+    ask: Ask, customer: int, sqlite_path: Path, end: str
+) -> None:
+    move_away(sqlite_path.with_name(f"{sqlite_path.name}{end}"))
+    await ask("POST /api/v1/customer", JOHN, 503)
+    await ask("GET /readyz", None, 503)
+    assert await list_names(ask) == ["John Doe"]
+
+
+@one_engine
+async def test_file_gone_while_committing(
+    ask: Ask, engine: sqlite.Engine, customer: int, sqlite_path: Path
+) -> None:
+    class Slow(Faulty):
+        def execute(self, sql: str, *parameters: object) -> Any:
+            done = self.connection.execute(sql, *parameters)
+            if sql == "COMMIT":
+                move_away(sqlite_path)
+            return done
+
+    slow: Any = Slow(engine.writer._connection, "", 0)
+    engine.writer._connection = slow
+    reply = await ask("POST /api/v1/customer", JOHN, 503)
+    assert sqlite.UNKNOWN in reply.json["detail"]
 
 
 @one_engine
@@ -2668,6 +2895,7 @@ async def test_endless_unit_is_interrupted(
             (),
         )
 
+    monkeypatch.setattr(sqlite, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(sqlite, "BATCH_SECONDS", 0.1)
     for run in (engine.read, engine.write):
         with pytest.raises(db.UnavailableError, match="longer than"):
@@ -2676,9 +2904,29 @@ async def test_endless_unit_is_interrupted(
     await ask("POST /api/v1/customer", JOHN, 201)
 
 
+@one_engine
+async def test_disk_that_hangs(
+    ask: Ask, engine: sqlite.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is told so in time, and what comes after it is written."""
+    limits = {"WATCH": 0.02, "TURN": 0.2, "BATCH": 0.1, "HANG": 0.1}
+    for name, seconds in limits.items():
+        monkeypatch.setattr(sqlite, f"{name}_SECONDS", seconds)
+    with held(engine) as futures:
+        await asyncio.sleep(0.05)
+        reply = await ask("POST /api/v1/customer", JOHN, 503)
+        assert "too long for its turn" in reply.json["detail"]
+        with pytest.raises(db.UnavailableError, match=sqlite.UNKNOWN):
+            await futures[0]
+        await ask("GET /api/v1/customers")
+    monkeypatch.undo()
+    await ask("POST /api/v1/customer", JOHN, 201)
+    assert await list_names(ask) == ["John Doe"]
+
+
 def damage(path: Path) -> None:
     """Make a database of 2,000 purchases, and overwrite two pages in its middle."""
-    sqlite.make(path)
+    sqlite_file.make(path)
     run_sql(
         path,
         """INSERT INTO customer (name, date_created) VALUES ('x', '2022-04-09');

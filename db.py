@@ -108,6 +108,10 @@ class UnavailableError(Exception):
     """The database cannot do it now; the text says why, for an operator."""
 
 
+UNKNOWN = "it is not known whether this was stored"
+"""Why a write is answered as if it had failed, where it may have been committed."""
+
+
 class OverloadedError(UnavailableError):
     """Too much waits already; the second argument is seconds until it may go."""
 
@@ -573,8 +577,13 @@ def is_postgres(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return a database URL as a log may show it."""
-    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"//[^@/]*@", "//", url))
+    """Return a database URL as a log may show it, without its user and its query.
+
+    Whatever stands before the last @ may belong to a password.
+    """
+    if not is_postgres(url):
+        return url
+    return re.sub(r"//.*@", "//", url).partition("?")[0]
 
 
 async def connect(url: str) -> Engine:

@@ -43,7 +43,13 @@ SIZE_SECONDS = 10.0
 """How old the size that the metrics show may become."""
 MIGRATION_SECONDS = 600.0
 
-SESSION = f"""
+DURABLE = """
+SELECT set_config('synchronous_commit', 'on', false)
+WHERE current_setting('synchronous_commit') = 'off';
+"""
+"""A commit is on the disk, or on as many disks as the server was told to wait for."""
+SESSION = f"""{DURABLE}
+SET client_min_messages = 'warning';
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 SET default_transaction_isolation = 'read committed';
@@ -155,8 +161,6 @@ def reason_of(exc: Exception) -> str | None:
         found = (TROUBLES.get(code[:length]) for length in (5, 3, 2))
         return next(filter(None, found), None)
     match exc:
-        case asyncpg.DataError():  # a value that no column can hold: our fault
-            return None
         case TimeoutError():
             return "the database did not answer in time"
         case asyncpg.TargetServerAttributeNotMatched():
@@ -183,8 +187,6 @@ def leaves_open(exc: BaseException) -> bool:
     """
     if code := code_of(exc):
         return code in UNRESOLVED or getattr(exc, "severity_en", None) != "ERROR"
-    if isinstance(exc, asyncpg.DataError):
-        return False
     return isinstance(exc, (*LOST, asyncio.CancelledError, UncertainError))
 
 
@@ -239,11 +241,13 @@ class Session:
         self.connection = connection
         self.era = era
         self.writing = writing
-        self.warned = False
+        self.gave_up = False
+        """Whether a commit no longer waited for its standby."""
         connection.add_log_listener(self._hear)
 
     def _hear(self, connection: Any, message: Any) -> None:
-        self.warned |= message.severity_en == "WARNING"
+        # The text of the warning is translated, where it comes from is not.
+        self.gave_up |= message.server_source_function == "SyncRepWaitForLSN"
 
     async def set_up(self) -> None:
         """Set limits, and have times come and go as text."""
@@ -281,16 +285,21 @@ class Session:
     @asynccontextmanager
     async def committing(self) -> AsyncIterator[None]:
         """Take no commit for made that may not be. UncertainError."""
-        self.warned = False
-        unknown = UncertainError("it is not known whether this was stored")
+        self.gave_up = False
+        unknown = UncertainError(db.UNKNOWN)
         try:
             yield
         except (Exception, asyncio.CancelledError) as exc:
             if leaves_open(exc):
                 raise unknown from exc
             raise
-        if self.warned:  # as a commit is that no longer waits for its standby
+        if self.gave_up:
             raise unknown
+
+    async def close(self) -> None:
+        """Take leave of the server, without it where it does not answer."""
+        with suppress(*LOST, asyncpg.PostgresError):
+            await self.connection.close(timeout=CONNECT_SECONDS)
 
     async def recover(self, exc: Exception) -> bool:
         """End the transaction after an error; return whether the session is sound."""
@@ -418,10 +427,8 @@ class Lane:
         """Finish the units that were accepted, then close the connections."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-        while self.idle:
-            connection = self.idle.pop().connection
-            with suppress(*LOST, asyncpg.PostgresError):
-                await connection.close(timeout=CONNECT_SECONDS)
+        await asyncio.gather(*(session.close() for session in self.idle))
+        self.idle.clear()
 
 
 # The engine
@@ -465,8 +472,8 @@ class Engine:
 
     async def close(self) -> None:
         """Close the lanes."""
-        for lane in (self.scanner, self.reader, self.writer):
-            await lane.close()
+        lanes = (self.scanner, self.reader, self.writer)
+        await asyncio.gather(*(lane.close() for lane in lanes))
 
 
 def _read_size() -> Unit[int]:
@@ -514,6 +521,7 @@ async def transaction(url: str) -> AsyncIterator[Any]:
     try:
         connection = await Hosts(url).connect()
         try:
+            await connection.execute(f"{DURABLE} SET statement_timeout = 0")
             async with connection.transaction():
                 yield connection
         finally:
@@ -524,12 +532,12 @@ async def transaction(url: str) -> AsyncIterator[Any]:
 
 def _refused(url: str, exc: Exception) -> db.RefusedError:
     """Return an error in one line, without the password of the URL."""
-    parts = urlsplit(url)
     line = str(exc).partition("\n")[0]
-    if not isinstance(exc, (db.RefusedError, ValueError)):
+    if isinstance(exc, ValueError) and "@" in url:
+        line = "it cannot be read: what is special in a password is percent-encoded"
+    elif not isinstance(exc, (db.RefusedError, ValueError)):
         line = f"{reason_of(exc) or 'it is refused'} ({line})"
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return db.RefusedError(f"{place}: {line}")
+    return db.RefusedError(f"{db.without_password(url)}: {line}")
 
 
 async def migrate(connection: Any) -> None:

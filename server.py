@@ -4,6 +4,7 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import socket
@@ -38,6 +39,8 @@ LOG = logging.getLogger("server")
 
 STOP_SECONDS = 3.0
 """How long a stop waits: for bodies, for handlers, and for those that it cancels."""
+CLEANUP_SECONDS = 9.0
+"""How long all of a stop may take before it is forced."""
 SPARE_FILES = 64
 """File descriptors that connections leave to the database and the logs."""
 
@@ -80,10 +83,12 @@ def init_app(
         )
         forgetting = asyncio.create_task(_forget_keys(telemetry.engine))
         telemetry.start()
-        yield
-        forgetting.cancel()
-        telemetry.close()
-        await telemetry.engine.close()
+        try:
+            yield
+            forgetting.cancel()
+            telemetry.close()
+        finally:
+            await telemetry.engine.close()
 
     async def finish_head(request: web.Request, stream: web.StreamResponse) -> None:
         stream.headers.extend(door.cross_origin(request))
@@ -97,9 +102,13 @@ def init_app(
 async def _forget_keys(engine: db.Engine) -> None:
     """Delete old idempotency keys, little by little, off the path of requests."""
     while True:
-        with suppress(db.UnavailableError, db.DiskFullError):
+        try:
             while await engine.write(db.forget_keys, 1000) == 1000:
                 pass
+        except (db.UnavailableError, db.DiskFullError):
+            pass  # every request says so already
+        except Exception:
+            LOG.exception("old idempotency keys are kept")
         await asyncio.sleep(60)
 
 
@@ -144,7 +153,12 @@ async def serve(settings: Settings, door: Door, worker: Worker | None = None) ->
         if worker is None:
             LOG.info("stopping")
     finally:
-        await runner.cleanup()
+        try:
+            async with asyncio.timeout(CLEANUP_SECONDS):
+                await runner.cleanup()
+        except TimeoutError:  # a thread waits for a disk, and would keep the process
+            LOG.error("the database does not let go: ended without it")
+            os._exit(1)
 
 
 def _read_tokens_again(settings: Settings, door: Door) -> None:
@@ -232,12 +246,21 @@ def run(settings: Settings, parser: Parser) -> None:
         parser.error(f"HOST: {settings.host!r} is no address or name of one")
     except db.RefusedError as exc:
         parser.error(str(exc))
+    if not db.is_postgres(settings.database_url) and not sqlite.WAL_RESET_FIXED:
+        LOG.warning(
+            "SQLite %s is older than a fix that matters where several processes write "
+            "one file: let none but this one do so (sqlite.org/wal.html#walresetbug)",
+            sqlite.driver.sqlite_version,
+        )
     try_make_db(settings.database_url)
     worker = None
     if settings.workers > 1:
         port = workers.free_port(settings.host, settings.port)
         settings = settings._replace(port=port)
-        worker = workers.start(settings.workers)  # the parent stays in there
+        # The parent stays in there.
+        worker = workers.start(
+            settings.workers, lambda: _read_tokens_again(settings, door)
+        )
     loop_factory: Any = uvloop.new_event_loop if uvloop else None
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(serve(settings, door, worker))

@@ -89,11 +89,16 @@ def _url(text: str) -> str:
         if db.is_postgres(text):
             places = urlsplit(text).netloc.rpartition("@")[2].split(",")
             if not all(map(PLACE.fullmatch, places)):
-                raise db.RefusedError("it names a host or a port that is none")
+                raise db.RefusedError(
+                    "it names a host or a port that is none; "
+                    "what is special in a password is percent-encoded"
+                )
         elif not sqlite.path_of(text).parent.is_dir():
             raise db.RefusedError(f"{text}: there is no such folder")
-    except (db.RefusedError, ValueError) as exc:
+    except db.RefusedError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
+    except ValueError:  # its text may hold a password
+        raise argparse.ArgumentTypeError("it is no URL") from None
     return text
 
 

@@ -88,7 +88,6 @@ TROUBLES = {
 }
 UNCERTAIN = {IOERR, CORRUPT, CANTOPEN, NOTADB}
 """After these nothing is known of the database until it was opened and checked anew."""
-UNKNOWN = "it is not known whether this was stored"
 GONE = "the database file was deleted or replaced"
 
 
@@ -374,7 +373,7 @@ class WritingLane(Lane):
     """The one lane that writes: a batch is one commit, and acknowledged after it."""
 
     begin = "BEGIN IMMEDIATE"
-    hanging = f"{Lane.hanging}: {UNKNOWN}"
+    hanging = f"{Lane.hanging}: {db.UNKNOWN}"
 
     def __init__(self, path: Path, health: Health) -> None:
         super().__init__(path, health)
@@ -443,9 +442,9 @@ class WritingLane(Lane):
             if code_of(exc) not in UNCERTAIN:
                 raise
             raise db.UnavailableError(
-                f"{self.health.translated(exc)}: {UNKNOWN}"
+                f"{self.health.translated(exc)}: {db.UNKNOWN}"
             ) from exc
-        self.verify_files(f"{GONE}: {UNKNOWN}")
+        self.verify_files(f"{GONE}: {db.UNKNOWN}")
 
     def reopen(self) -> None:
         """Open the same database anew, after it was checked."""

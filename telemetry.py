@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import accumulate, count
 from queue import SimpleQueue
+from select import PIPE_BUF
 from threading import Thread
 from typing import Any
 
@@ -170,9 +171,9 @@ class Telemetry(Collector):
 
     def _flush_again(self) -> None:
         seconds = FLUSH_SECONDS if self.requests else IDLE_SECONDS
-        self.flush()
         loop = asyncio.get_running_loop()
         self._flushing = loop.call_later(seconds, self._flush_again)
+        self.flush()
 
     def flush(self) -> None:
         """Count the requests that were noted, and hand their lines to the writer."""
@@ -227,10 +228,16 @@ class Telemetry(Collector):
         while lines := self._batches.get():
             try:
                 while lines:
-                    lines = lines[os.write(sys.stdout.fileno(), lines) :]
+                    lines = lines[os.write(sys.stdout.fileno(), self._part(lines)) :]
             except OSError:  # nobody reads stdout any more; serving goes on
                 self.dropped += lines.count(b"\n")
             self._unwritten -= 1
+
+    def _part(self, lines: bytes) -> bytes:
+        """Return what one write takes: of several workers, whole lines at a time."""
+        if self.worker is None:
+            return lines
+        return lines[: lines.rfind(b"\n", 0, PIPE_BUF) + 1] or lines  # pipe(7)
 
     def text(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""

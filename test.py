@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -59,9 +60,11 @@ import server
 import sqlite
 import sqlite_file
 import telemetry
+import workers
 from access import Door, read_tokens
 from connections import Runner
 from settings import Settings
+from workers import Worker
 
 PROJECT = Path(__file__).resolve().parent
 ENGINES = ("sqlite", "postgresql")
@@ -264,9 +267,12 @@ def database_url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
 def opened(database_url: str, aiohttp_client: AiohttpClient) -> Opener:
     """Return what serves the database and returns how to ask it."""
 
-    async def serve(door: Door | None = None, most: int = 1000) -> Ask:
+    async def serve(
+        door: Door | None = None, most: int = 1000, access_log: bool = False
+    ) -> Ask:
         await asyncio.to_thread(server.try_make_db, database_url)
-        app = server.init_app(Settings(database_url=database_url), door)
+        settings = Settings(database_url=database_url, access_log=access_log)
+        app = server.init_app(settings, door)
         ours = OurServer(app)
         ours.most = most
         return Ask(await aiohttp_client(ours))
@@ -2104,6 +2110,55 @@ def test_sighup_without_tokens(main: Main, tmp_path: Path) -> None:
     assert (status, out, faults) == (0, "", [])
 
 
+def test_old_sqlite(
+    main: Main,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It serves, with one warning."""
+    monkeypatch.setattr(sqlite, "WAL_RESET_FIXED", False)
+    ours = Server(tmp_path)
+
+    def visit() -> None:
+        ours.wait_ready()
+
+    with visiting(visit) as faults:
+        status, _, _ = main("--port", str(ours.port))
+    assert (status, faults) == (0, [])
+    warnings = [line for line in caplog.records if line.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "walresetbug" in warnings[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:zy/xw@127.0.0.1:1/shop",
+        "postgresql://ann:zy?xw@127.0.0.1:1/shop",
+        "postgresql://ann:zy#xw@127.0.0.1:1/shop",
+        "postgresql://ann:zy@xw@127.0.0.1:1/shop",
+        "postgresql://ann:zy\u2100xw@127.0.0.1:1/shop",
+        "postgresql://ann:zyxw@127.0.0.1:1/shop",
+        "postgresql://127.0.0.1:1/shop?user=ann&password=zyxw",
+    ],
+)
+def test_password_is_kept_secret(main: Main, url: str) -> None:
+    status, out, err = main("--database-url", url)
+    assert status in (1, 2)
+    assert (out, err.count("\n")) == ("", 1)
+    assert "zy" not in err
+    assert "xw" not in err
+
+
+def test_asyncpg_missing(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    monkeypatch.delitem(sys.modules, "postgres", raising=False)
+    status, out, err = main("--database-url", "postgresql://127.0.0.1:1/shop")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "pip install asyncpg==" in err
+
+
 def test_port_in_use(main: Main) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, _, err = main("--port", str(taken.getsockname()[1]))
@@ -2133,6 +2188,35 @@ def test_workers(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in ours.out.read_text().splitlines()]
     posts = [line["id"] for line in lines if line["method"] == "POST"]
     assert sorted(posts) == sorted(sent)
+
+
+def test_worker_that_dies(tmp_path: Path) -> None:
+    """Another takes its place, and knows the tokens of now, not those of the start."""
+    file = tmp_path / "tokens"
+    file.write_text(f"ann {digest('old')} read\n")
+
+    def statuses(token: str) -> list[int]:
+        headers = [("Authorization", f"Bearer {token}")]
+        line = request_bytes("GET", "/api/v1/customer", headers=headers)
+        return [exchange(ours.port, line).status for _ in range(6)]
+
+    def children() -> set[int]:
+        found = Path(f"/proc/{ours.pid}/task/{ours.pid}/children").read_text().split()
+        return set(map(int, found))
+
+    environment = {"WORKERS": "2", "API_TOKENS_FILE": str(file)}
+    with serving(tmp_path, environment) as ours:
+        before = children()
+        assert len(before) == 2
+        file.write_text(f"bob {digest('new')} read\n")
+        os.kill(ours.pid, signal.SIGHUP)
+        assert soon(lambda: statuses("old") == [401] * 6)
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        assert soon(lambda: len(children() - before) == 2)
+        ours.wait_ready()
+        assert (statuses("old"), statuses("new")) == ([401] * 6, [200] * 6)
+        assert ours.stop() == 0, ours.log()
 
 
 def test_workers_refused(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2657,7 +2741,7 @@ async def test_failed_commit(
         reply = await ask("POST /api/v1/purchase/1", PHONE, status)
     # of a commit that the disk failed, nobody can say what became of it
     unknown = begins == "COMMIT" and code in sqlite.UNCERTAIN
-    assert (sqlite.UNKNOWN in reply.json["detail"]) is unknown
+    assert (db.UNKNOWN in reply.json["detail"]) is unknown
     await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     with failing(engine.writer, begins, code):
@@ -2841,7 +2925,7 @@ async def test_file_gone_while_committing(
     slow: Any = Slow(engine.writer._connection, "", 0)
     engine.writer._connection = slow
     reply = await ask("POST /api/v1/customer", JOHN, 503)
-    assert sqlite.UNKNOWN in reply.json["detail"]
+    assert db.UNKNOWN in reply.json["detail"]
 
 
 @one_engine
@@ -2916,7 +3000,7 @@ async def test_disk_that_hangs(
         await asyncio.sleep(0.05)
         reply = await ask("POST /api/v1/customer", JOHN, 503)
         assert "too long for its turn" in reply.json["detail"]
-        with pytest.raises(db.UnavailableError, match=sqlite.UNKNOWN):
+        with pytest.raises(db.UnavailableError, match=db.UNKNOWN):
             await futures[0]
         await ask("GET /api/v1/customers")
     monkeypatch.undo()
@@ -2952,6 +3036,55 @@ async def test_damaged_page(sqlite_path: Path, opened: Opener) -> None:
         reply = await ask(line, body, 503)
         assert "damaged" in reply.json["detail"]
     await ask("GET /api/v1/customer/1")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_cluster: Any) -> str:
+    """Return the URL of an empty schema."""
+    url: str = postgresql_cluster.new_schema()
+    return url
+
+
+async def test_commits_of_postgresql_reach_its_disk(
+    postgresql_cluster: Any, postgresql_url: str
+) -> None:
+    """Whatever the server or the role says, and only then are they acknowledged."""
+    postgres = importlib.import_module("postgres")
+
+    def setting(name: str) -> db.Unit[str]:
+        rows = yield f"SELECT current_setting('{name}')", ()
+        text: str = rows[0][0]
+        return text
+
+    for given, kept in (("off", "on"), ("local", "local"), ("remote_apply",) * 2):
+        query = f"&options=-csynchronous_commit%3D{given}"
+        engine = await postgres.connect(postgresql_url + query)
+        try:
+            assert await engine.write(setting, "synchronous_commit") == kept
+            assert await engine.write(setting, "client_min_messages") == "warning"
+        finally:
+            await engine.close()
+
+
+async def test_commit_whose_standby_is_not_waited_for(postgresql_url: str) -> None:
+    """Its 201 would promise too much; from other warnings nothing follows."""
+    postgres = importlib.import_module("postgres")
+    engine = await postgres.connect(postgresql_url)
+    [session] = engine.writer.idle
+    try:
+        async with session.committing():
+            await session.connection.execute("DO $$ BEGIN RAISE WARNING 'x'; END $$")
+        with pytest.raises(db.UnavailableError, match=db.UNKNOWN):
+            async with session.committing():
+                session._hear(None, SyncRepWarning())
+    finally:
+        await engine.close()
+
+
+class SyncRepWarning(NamedTuple):
+    """What PostgreSQL says when it no longer waits for a standby."""
+
+    server_source_function: str = "SyncRepWaitForLSN"
 
 
 async def test_ready(ask: Ask, engine: Any) -> None:
@@ -3028,7 +3161,8 @@ async def test_metrics(ask: Ask, engine: Any, purchase: int) -> None:
 
 
 @one_engine
-async def test_access_log(ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_access_log(opened: Opener, capfd: pytest.CaptureFixture[str]) -> None:
+    ask = await opened(access_log=True)
     secret = {"name": "marker", "address": "marker"}
     await ask("POST /api/v1/customer", secret, 201, X_Request_Id="a")
     await ask("GET /api/v1/customers?name=marker", X_Request_Id="b")
@@ -3071,6 +3205,28 @@ async def test_stdout_that_takes_nothing(
             out.close()
     assert log.dropped == 3
     assert b"access_log_lines_dropped_total 3.0" in log.text()
+
+
+def test_lines_of_workers_stay_whole() -> None:
+    """One write takes whole lines, and no more than a pipe takes in one piece."""
+    log = telemetry.Telemetry("1", access_log=True)
+    requests = [(0.0, f"id-{n}", "GET", "/", 200, 0.1, "") for n in range(200)]
+    lines = telemetry.access_lines(requests)
+    assert log._part(lines) == lines
+    log.worker = Worker(0, True, workers.Board(2), 0)
+    written = b""
+    while part := log._part(lines[len(written) :]):
+        assert part.endswith(b"\n")
+        assert len(part) <= select.PIPE_BUF
+        written += part
+    assert written == lines
+
+
+@one_engine
+async def test_measures_of_a_lost_file(ask: Ask, sqlite_path: Path) -> None:
+    move_away(sqlite_path)
+    reply = await ask("GET /metrics")
+    assert "database_size_bytes" in reply.text
 
 
 # The README

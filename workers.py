@@ -107,20 +107,22 @@ def free_port(host: str, port: int) -> int:
         return number
 
 
-def start(count: int) -> Worker:
+def start(count: int, reload: Callable[[], None]) -> Worker:
     """Return in each of `count` workers; go on as their parent until all have ended.
 
-    SystemExit in the parent.
+    The parent reloads on SIGHUP too, for the workers that it starts later. SystemExit
+    in the parent.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGCHLD, signal.SIGALRM})
-    return Parent(count).supervise()
+    return Parent(count, reload).supervise()
 
 
 class Parent:
     """Keeps `count` workers running until a signal says to stop."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, reload: Callable[[], None]) -> None:
         self.board = Board(count)
+        self.reload = reload
         self.lifeline, self._held = os.pipe()
         self.due = dict.fromkeys(range(count), 0.0)
         """When the workers that do not run are to be started, by their numbers."""
@@ -129,6 +131,8 @@ class Parent:
         self.began: dict[int, float] = {}
         self.falls: Counter[int] = Counter()
         self.stopping = False
+        self.patience = 0.0
+        """When the workers that do not stop are killed, on the monotonic clock."""
         self.status = 0
 
     def supervise(self) -> Worker:
@@ -165,13 +169,15 @@ class Parent:
         if number == signal.SIGCHLD:
             self._bury()
         elif number == signal.SIGHUP:
+            self.reload()
             self._send(signal.SIGHUP)
         elif number != signal.SIGALRM:
             LOG.info("stopping")
             self.stopping = True
             self._send(signal.SIGTERM)
-            signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
-        elif self.stopping:
+            self.patience = time.monotonic() + STOP_SECONDS
+            signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS, 1)
+        elif self.stopping and time.monotonic() >= self.patience:
             LOG.error("killing the workers that do not stop")
             self._send(signal.SIGKILL)
 

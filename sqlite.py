@@ -66,8 +66,8 @@ PRAGMA foreign_keys = ON;
 PRAGMA synchronous = FULL;
 PRAGMA trusted_schema = OFF;
 PRAGMA cell_size_check = ON;
-PRAGMA journal_size_limit = 33554432;
-PRAGMA wal_autocheckpoint = 8192;
+PRAGMA journal_size_limit = 67108864;
+PRAGMA wal_autocheckpoint = 16384;
 PRAGMA cache_size = -16384;
 """
 
@@ -460,7 +460,7 @@ class Caretaker(Lane):
     """Does what the database needs now and then, beside the commits.
 
     It copies the WAL into the database, so that no commit has to wait for that. What
-    it leaves over, the commit that finds 32 MiB of WAL copies, and then the WAL begins
+    it leaves over, the commit that finds 64 MiB of WAL copies, and then the WAL begins
     anew: that is all that wal_autocheckpoint is still for. An SQLite without the fix
     must not do this beside a writer (sqlite.org/wal.html#walresetbug).
 

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import os
 import sqlite3
+import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from functools import cache, partial
 from math import ceil
 from pathlib import Path
+from threading import get_native_id
 from time import monotonic
 from types import ModuleType
 from typing import Any, TypeVarTuple
@@ -59,6 +61,12 @@ GATHER_TURNS = 2
 """Turns of the loop without a new unit, after which a batch begins."""
 CARE_SECONDS, CHECKPOINT_UNITS = 0.25, 1000
 """How often to look whether so many units were written since the last checkpoint."""
+NICENESS = 10
+"""The priority of such work, which is not urgent (setpriority(2))."""
+WAL_PAGES = 8192
+"""How long the WAL becomes before a commit begins it anew, where no reader needs it."""
+LITTLE_SECONDS, LITTLE_TURNS = 0.004, 4
+"""What a checkpoint takes that left little to copy, and how many are tried for that."""
 
 PRAGMAS = f"""
 PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)};
@@ -67,9 +75,12 @@ PRAGMA synchronous = FULL;
 PRAGMA trusted_schema = OFF;
 PRAGMA cell_size_check = ON;
 PRAGMA journal_size_limit = 67108864;
-PRAGMA wal_autocheckpoint = 16384;
+PRAGMA wal_autocheckpoint = {4 * WAL_PAGES if WAL_RESET_FIXED else 3000};
 PRAGMA cache_size = -16384;
 """
+
+CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+"""Waits for nobody; returns, second, the pages in the WAL (sqlite.org/pragma.html)."""
 
 # sqlite.org/rescode.html: primary codes, the low byte of the extended ones
 BUSY, LOCKED, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = (
@@ -384,6 +395,8 @@ class WritingLane(Lane):
         self.busy_seconds = BUSY_SECONDS
         self.stale = False
         """Whether the connection is older than the last check of the database."""
+        self.rewinding = False
+        """Whether there is little to copy before the WAL can begin anew."""
 
     def open(self, path: Path) -> Any:
         """Return a connection in WAL mode. OSError where its files are not there."""
@@ -431,6 +444,9 @@ class WritingLane(Lane):
         if done and self._conn.total_changes != before:
             self.commits += 1
             self.units += done
+        if self.rewinding:
+            self.rewinding = False
+            self._conn.execute(CHECKPOINT)
         return outcomes
 
     def commit_batch(self) -> None:
@@ -459,10 +475,10 @@ class WritingLane(Lane):
 class Caretaker(Lane):
     """Does what the database needs now and then, beside the commits.
 
-    It copies the WAL into the database, so that no commit has to wait for that. What
-    it leaves over, the commit that finds 64 MiB of WAL copies, and then the WAL begins
-    anew: that is all that wal_autocheckpoint is still for. An SQLite without the fix
-    must not do this beside a writer (sqlite.org/wal.html#walresetbug).
+    It copies the WAL into the database, so that no commit has to wait for that. Only
+    what is written meanwhile is left to a commit now and then, for the WAL can begin
+    anew when all of it was copied. An SQLite without the fix must not do this beside a
+    writer (sqlite.org/wal.html#walresetbug): there, commits copy.
 
     After an error that left the database unknown it checks it. Until then nothing is
     written.
@@ -470,6 +486,12 @@ class Caretaker(Lane):
 
     due = 0.0
     """When the next check may be, on the monotonic clock."""
+
+    def open(self, path: Path) -> Any:
+        """Return a connection, on a thread that lets requests go first."""
+        if sys.platform == "linux":  # where each thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
+        return super().open(path)
 
     async def run_beside(self, writer: WritingLane) -> None:
         """Look again and again whether there is something to do."""
@@ -480,7 +502,7 @@ class Caretaker(Lane):
             if self.health.trouble is not None:
                 task = partial(self.check, writer)
             elif WAL_RESET_FIXED and writer.units - copied >= CHECKPOINT_UNITS:
-                copied, task = writer.units, self.checkpoint
+                copied, task = writer.units, partial(self.checkpoint, writer)
             if task is not None:
                 try:
                     # aiosqlite's hop to its thread has no types
@@ -490,9 +512,19 @@ class Caretaker(Lane):
                 except driver.Error as exc:
                     self.health.translated(exc)
 
-    def checkpoint(self) -> None:
-        """Copy what no reader needs any more (sqlite.org/c3ref/wal_checkpoint_v2)."""
-        self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    def checkpoint(self, writer: WritingLane) -> None:
+        """Copy the WAL; where it is long, until little is left for a commit to copy."""
+        for _ in range(LITTLE_TURNS):
+            began = monotonic()
+            pages: int = self._conn.execute(CHECKPOINT).fetchone()[1]
+            file = os.open(self.path, os.O_RDONLY)
+            os.fsync(file)
+            os.close(file)
+            if pages < WAL_PAGES:
+                return
+            if monotonic() - began < LITTLE_SECONDS:
+                break
+        writer.rewinding = True
 
     def check(self, writer: WritingLane) -> None:
         """Check the database with a new connection, and let writing go on.

@@ -97,7 +97,10 @@ def given(value: V | UnsetType) -> V | None:
 async def read(request: web.Request, merge_patch: bool = False) -> bytes:
     """Return the body of a request. Problem 400, 408, 413 or 415."""
     _check_kind(request, merge_patch)
-    return await _receive(request)
+    content = request.content
+    return (
+        _bounded(content.read_nowait(-1)) if content.is_eof() else await _rest(request)
+    )
 
 
 async def read_any(request: web.Request) -> bytes:
@@ -105,22 +108,19 @@ async def read_any(request: web.Request) -> bytes:
 
     Problem 400, 408, 413 or 415.
     """
-    text = await _receive(request)
+    text = await _rest(request)
     if text:
         _check_kind(request)
     return text
 
 
-async def _receive(request: web.Request) -> bytes:
-    content = request.content
-    if content.is_eof():
-        return _bounded(content.read_nowait(-1))
+async def _rest(request: web.Request) -> bytes:
     if (request.content_length or 0) > MAX_BODY:
         raise Problem(413, f"A body holds at most {MAX_BODY} bytes.")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             chunks = bytearray()
-            while chunk := await content.readany():
+            while chunk := await request.content.readany():
                 chunks += _bounded(chunk, len(chunks))
             return bytes(chunks)
     except TimeoutError:

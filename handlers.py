@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,20 +30,9 @@ PAGES: web.AppKey[Mapping[str, "Page"]] = web.AppKey("pages")
 VERSION = "1.0.0"
 ID = "[1-9][0-9]{0,18}"
 """What an id in a path looks like."""
-MONTHS = {
-    "01": "Jan",
-    "02": "Feb",
-    "03": "Mar",
-    "04": "Apr",
-    "05": "May",
-    "06": "Jun",
-    "07": "Jul",
-    "08": "Aug",
-    "09": "Sep",
-    "10": "Oct",
-    "11": "Nov",
-    "12": "Dec",
-}  # strftime would ask the locale
+NAMES = "JanFebMarAprMayJunJulAugSepOctNovDec"
+MONTHS = {f"{month + 1:02}": NAMES[3 * month : 3 * month + 3] for month in range(12)}
+"""English, whatever the locale says, which strftime would ask."""
 
 
 # Reply structs
@@ -106,11 +95,17 @@ class Health(msgspec.Struct, omit_defaults=True):
 
 
 def short_time(stored: str) -> str:
-    """Return `2022-04-09 12:43:22.237526+00:00` as `Apr 09 2022 12:43:22`."""
+    """Return `2022-04-09 12:43:22.237526+00:00` as `Apr 09 2022 12:43:22`.
+
+    What was taken over from another file and is no time comes back as it is.
+    """
+    return _short_time(stored[:19]) or stored
+
+
+@lru_cache(100)
+def _short_time(stored: str) -> str:
     month = MONTHS.get(stored[5:7])
-    if month is None:
-        return stored  # taken over from a file that holds something else
-    return f"{month} {stored[8:10]} {stored[:4]} {stored[11:19]}"
+    return f"{month} {stored[8:10]} {stored[:4]} {stored[11:]}" if month else ""
 
 
 def _customer(row: db.Customer) -> CustomerReply:

@@ -63,7 +63,7 @@ CARE_SECONDS, CHECKPOINT_UNITS = 0.25, 1000
 """How often to look whether so many units were written since the last checkpoint."""
 NICENESS = 10
 """The priority of such work, which is not urgent (setpriority(2))."""
-WAL_PAGES = 8192
+WAL_PAGES = 16384
 """How long the WAL becomes before a commit begins it anew, where no reader needs it."""
 LITTLE_SECONDS, LITTLE_TURNS = 0.004, 4
 """What a checkpoint takes that left little to copy, and how many are tried for that."""

@@ -16,6 +16,11 @@ import db
 from sqlite import INTERRUPT, TROUBLES, code_of, driver
 
 
+PAGE_BYTES = 2048
+"""Each purchase changes another page of the index by customer, and a commit writes
+pages whole: half of SQLite's 4096 makes adding quicker, and lists no slower."""
+
+
 def make(path: Path) -> None:
     """Create the database, or bring the one that is there up to date. RefusedError.
 
@@ -44,6 +49,9 @@ def refusals(path: Path) -> Iterator[None]:
 def _create(path: Path) -> None:
     # Made under another name first: whoever finds the file finds it whole.
     with _draft(path) as draft:
+        with closing(driver.connect(draft)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("VACUUM")  # keeps it
         _migrate(draft, described=False)
         with suppress(FileExistsError):  # another process was quicker
             _give_name(draft, path)

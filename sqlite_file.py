@@ -15,7 +15,6 @@ from typing import Any
 import db
 from sqlite import INTERRUPT, TROUBLES, code_of, driver
 
-
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
 pages whole: half of SQLite's 4096 makes adding quicker, and lists no slower."""

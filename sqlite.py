@@ -573,6 +573,8 @@ class Engine:
                 await lane
         except (driver.Error, OSError) as exc:
             await self.close()
+            # Its thread has still to tell the loop that it ends.
+            await asyncio.to_thread(lane._thread.join)
             reason = TROUBLES.get(code_of(exc), str(exc))
             raise db.RefusedError(f"{self.path}: {reason}") from exc
         self._caring = asyncio.create_task(self.caretaker.run_beside(self.writer))

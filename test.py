@@ -1933,10 +1933,15 @@ def main(
         for name, text in environment.items():
             monkeypatch.setenv(name, text)
         status: int | str | None = 0
+        # One that serves, and should not, must end too.
+        end = threading.Timer(30, os.kill, (os.getpid(), signal.SIGTERM))
+        end.start()
         try:
             server.main()
         except SystemExit as exc:
             status = exc.code
+        finally:
+            end.cancel()
         return status, *capfd.readouterr()
 
     return run
@@ -2866,6 +2871,28 @@ async def test_checked_file_is_the_same(
     await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
     assert await list_ids(ask) == [1]
+
+
+@one_engine
+async def test_no_other_writer_comes_between(
+    ask: Ask, engine: sqlite.Engine, customer: int, sqlite_path: Path
+) -> None:
+    """What a unit has read stays so until it has written."""
+    outcomes = []
+
+    def read_and_write() -> db.Unit[None]:
+        yield db.SELECT_CUSTOMER, (1,)
+        with closing(sqlite.driver.connect(sqlite_path, timeout=0)) as other:
+            try:
+                other.execute("UPDATE customer SET name = 'other'")
+                other.commit()
+            except sqlite.driver.OperationalError as exc:
+                outcomes.append(sqlite.code_of(exc))
+        yield db.UPDATE_CUSTOMER, ("ours", "ours", None, 1)
+
+    await engine.write(read_and_write)
+    assert outcomes == [sqlite.BUSY]
+    assert await list_names(ask) == ["ours"]
 
 
 @one_engine

@@ -2832,6 +2832,7 @@ async def test_no_write_until_checked(
         raise fault(sqlite.CANTOPEN)
 
     monkeypatch.setattr(engine.caretaker, "open", refuse)
+    opened = engine.writer._connection
     with failing(engine.writer, "COMMIT", sqlite.IOERR):
         await ask("POST /api/v1/purchase/1", PHONE, 503)
     await becoming(engine, "the database file cannot be opened")
@@ -2843,6 +2844,7 @@ async def test_no_write_until_checked(
     await well_again(engine)
     assert (await ask("GET /readyz")).json["database"].startswith("SQLite 3.")
     await ask("POST /api/v1/purchase/1", PHONE, 201)
+    assert engine.writer._connection is not opened
     assert await list_ids(ask) == [1]
 
 
@@ -3108,8 +3110,8 @@ async def test_commits_of_postgresql_reach_its_disk(
             await engine.close()
 
 
-async def test_commit_whose_standby_is_not_waited_for(postgresql_url: str) -> None:
-    """Its 201 would promise too much; from other warnings nothing follows."""
+async def test_commit_that_nobody_vouches_for(postgresql_url: str) -> None:
+    """A 201 would promise too much; from other warnings nothing follows."""
     postgres = importlib.import_module("postgres")
     engine = await postgres.connect(postgresql_url)
     [session] = engine.writer.idle
@@ -3119,6 +3121,9 @@ async def test_commit_whose_standby_is_not_waited_for(postgresql_url: str) -> No
         with pytest.raises(db.UnavailableError, match=db.UNKNOWN):
             async with session.committing():
                 session._hear(None, SyncRepWarning())
+        with pytest.raises(db.UnavailableError, match=db.UNKNOWN):
+            async with session.committing():
+                raise ConnectionResetError("cut off in the middle of it")
     finally:
         await engine.close()
 

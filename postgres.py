@@ -10,6 +10,7 @@ from typing import Any, TypeVarTuple
 from urllib.parse import urlsplit
 
 import db
+import schema
 from db import Row, T, Unit
 
 try:
@@ -500,7 +501,7 @@ async def connect(url: str) -> Engine:
 
 # Making and migrating
 
-LOCK_KEY = db.APPLICATION_ID
+LOCK_KEY = schema.APPLICATION_ID
 """The advisory lock under which one process at a time looks and migrates."""
 SCHEMA_TABLE = "customer_purchase_schema"
 TABLES = ("customer", "purchases", "idempotency")
@@ -547,7 +548,7 @@ async def migrate(connection: Any) -> None:
     if encoding != "UTF8":
         raise db.RefusedError(f"its encoding is {encoding}, not UTF8")
     names = {row[0] for row in await connection.fetch(SELECT_RELATIONS)}
-    version, newest = 0, len(db.POSTGRES_MIGRATIONS)
+    version, newest = 0, len(schema.POSTGRES_MIGRATIONS)
     if SCHEMA_TABLE in names:
         version = await connection.fetchval(f"SELECT version FROM {SCHEMA_TABLE}")  # noqa: S608 - a literal
     elif foreign := names & {*TABLES}:
@@ -555,6 +556,6 @@ async def migrate(connection: Any) -> None:
     if version not in range(newest + 1):
         raise db.RefusedError("made by a newer version of this server")
     if version < newest:
-        for script in db.POSTGRES_MIGRATIONS[version:]:
+        for script in schema.POSTGRES_MIGRATIONS[version:]:
             await connection.execute(script)
         await connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = $1", newest)  # noqa: S608 - a literal

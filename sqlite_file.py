@@ -13,6 +13,7 @@ from threading import Event
 from typing import Any
 
 import db
+import schema
 from sqlite import INTERRUPT, TROUBLES, code_of, driver
 
 PAGE_BYTES = 2048
@@ -96,14 +97,18 @@ def _recognise(path: Path) -> bool:
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise db.RefusedError(f"{path}: the file or its folder cannot be written")
     # sqlite.org/fileformat.html#application_id
-    surely_ours = int.from_bytes(header[68:72], "big") == db.APPLICATION_ID
+    surely_ours = int.from_bytes(header[68:72], "big") == schema.APPLICATION_ID
     with _looking_at(path, surely_ours) as connection:
         application_id, version = _identity(connection)
-        if application_id == db.APPLICATION_ID:
-            if version > len(db.MIGRATIONS):
+        if application_id == schema.APPLICATION_ID:
+            if version > len(schema.MIGRATIONS):
                 raise db.RefusedError(f"{path}: made by a newer version of this server")
             return False
-        if application_id or version or _columns(connection) != db.DESCRIBED_COLUMNS:
+        if (
+            application_id
+            or version
+            or _columns(connection) != schema.DESCRIBED_COLUMNS
+        ):
             raise db.RefusedError(f"{path}: the database of another program")
     return True
 
@@ -155,7 +160,7 @@ def _columns(connection: Any) -> dict[str, set[str]]:
 
 def _migrate(path: Path, described: bool) -> None:
     """Bring a database to the newest version in one transaction."""
-    newest = db.APPLICATION_ID, len(db.MIGRATIONS)
+    newest = schema.APPLICATION_ID, len(schema.MIGRATIONS)
     with closing(driver.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         if _identity(connection) == newest:
@@ -166,9 +171,9 @@ def _migrate(path: Path, described: bool) -> None:
         connection.execute("BEGIN EXCLUSIVE")
         # Another process may have been quicker.
         application_id, version = _identity(connection)
-        adopting = described and application_id != db.APPLICATION_ID
-        first = db.ADOPTION if adopting else db.MIGRATIONS[0]
-        for script in (first, *db.MIGRATIONS[1:])[version:]:
+        adopting = described and application_id != schema.APPLICATION_ID
+        first = schema.ADOPTION if adopting else schema.MIGRATIONS[0]
+        for script in (first, *schema.MIGRATIONS[1:])[version:]:
             for statement in script.split(";"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {newest[0]}")

@@ -56,6 +56,7 @@ import connections
 import db
 import handlers
 import lists
+import schema
 import server
 import sqlite
 import sqlite_file
@@ -2378,7 +2379,7 @@ def test_make(sqlite_path: Path) -> None:
     server.try_make_db(url)
     assert sqlite_path.read_bytes() == made
     with closing(sqlite.driver.connect(sqlite_path)) as connection:
-        for table, columns in db.DESCRIBED_COLUMNS.items():
+        for table, columns in schema.DESCRIBED_COLUMNS.items():
             rows = connection.execute(f"SELECT * FROM {table}").description  # noqa: S608
             assert columns <= {column[0] for column in rows}
 
@@ -2547,11 +2548,11 @@ def test_described_database_without_rows(sqlite_path: Path) -> None:
 
 
 @one_engine
-@pytest.mark.parametrize("version", [*range(1, len(db.MIGRATIONS))])
+@pytest.mark.parametrize("version", [*range(1, len(schema.MIGRATIONS))])
 async def test_earlier_version_of_ours(
     sqlite_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    monkeypatch.setattr(db, "MIGRATIONS", db.MIGRATIONS[:version])
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:version])
     sqlite_file.make(sqlite_path)
     monkeypatch.undo()
     run_sql(
@@ -2593,7 +2594,7 @@ def overwritten(path: Path) -> None:
 def newer(path: Path) -> None:
     """Make a database as the next version of this server may."""
     sqlite_file.make(path)
-    run_sql(path, f"PRAGMA user_version = {len(db.MIGRATIONS) + 1}")
+    run_sql(path, f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
 
 
 OTHER_COLUMN = DESCRIBED.replace("address TEXT", "address TEXT, phone TEXT").split(

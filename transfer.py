@@ -8,6 +8,7 @@ from typing import Any
 
 import db
 import postgres
+import schema
 import sqlite
 from db import Row
 
@@ -74,7 +75,7 @@ def _recognise(source: Any) -> None:
     source.execute("BEGIN")
     (application_id,) = source.execute("PRAGMA application_id").fetchone()
     (version,) = source.execute("PRAGMA user_version").fetchone()
-    if application_id != db.APPLICATION_ID or version != len(db.MIGRATIONS):
+    if application_id != schema.APPLICATION_ID or version != len(schema.MIGRATIONS):
         raise db.RefusedError(
             "the source is not up to date: start this version of the server on it once"
         )

@@ -21,6 +21,7 @@ import handlers
 import openapi
 import sqlite
 import sqlite_file
+import sqlite_lane
 import workers
 from access import Door, new_token, read_tokens
 from connections import Runner
@@ -227,8 +228,8 @@ def _check_workers(url: str) -> None:
     """Say where several processes cannot share a port or a database. RefusedError."""
     if not workers.AVAILABLE:
         raise db.RefusedError("WORKERS must be 1: this system shares no port")
-    if not db.is_postgres(url) and not sqlite.WAL_RESET_FIXED:
-        version = ".".join(map(str, sqlite.VERSION))
+    if not db.is_postgres(url) and not sqlite_lane.WAL_RESET_FIXED:
+        version = ".".join(map(str, sqlite_lane.VERSION))
         raise db.RefusedError(
             f"WORKERS must be 1: SQLite {version} can damage a database that several "
             "processes write (sqlite.org/wal.html#walresetbug)"
@@ -246,11 +247,11 @@ def run(settings: Settings, parser: Parser) -> None:
         parser.error(f"HOST: {settings.host!r} is no address or name of one")
     except db.RefusedError as exc:
         parser.error(str(exc))
-    if not db.is_postgres(settings.database_url) and not sqlite.WAL_RESET_FIXED:
+    if not db.is_postgres(settings.database_url) and not sqlite_lane.WAL_RESET_FIXED:
         LOG.warning(
             "SQLite %s is older than a fix that matters where several processes write "
             "one file: let none but this one do so (sqlite.org/wal.html#walresetbug)",
-            sqlite.driver.sqlite_version,
+            sqlite_lane.driver.sqlite_version,
         )
     try_make_db(settings.database_url)
     worker = None

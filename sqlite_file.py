@@ -14,7 +14,7 @@ from typing import Any
 
 import db
 import schema
-from sqlite import INTERRUPT, TROUBLES, code_of, driver
+from sqlite_lane import INTERRUPT, TROUBLES, code_of, driver
 
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes

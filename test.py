@@ -60,11 +60,13 @@ import schema
 import server
 import sqlite
 import sqlite_file
+import sqlite_lane
 import telemetry
 import workers
 from access import Door, read_tokens
 from connections import Runner
 from settings import Settings
+from sqlite_lane import driver
 from workers import Worker
 
 PROJECT = Path(__file__).resolve().parent
@@ -2123,7 +2125,7 @@ def test_old_sqlite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It serves, with one warning."""
-    monkeypatch.setattr(sqlite, "WAL_RESET_FIXED", False)
+    monkeypatch.setattr(sqlite_lane, "WAL_RESET_FIXED", False)
     ours = Server(tmp_path)
 
     def visit() -> None:
@@ -2227,7 +2229,7 @@ def test_worker_that_dies(tmp_path: Path) -> None:
 
 def test_workers_refused(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes would damage the file with an old SQLite."""
-    monkeypatch.setattr(sqlite, "WAL_RESET_FIXED", False)
+    monkeypatch.setattr(sqlite_lane, "WAL_RESET_FIXED", False)
     status, out, err = main("--workers", "2")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "WORKERS must be 1" in err
@@ -2290,7 +2292,7 @@ def test_without_hard_links(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sqlite_file.make(sqlite_path)
     copy = sqlite_path.with_name("copy")
     sqlite_file.backup(sqlite_path, copy)
-    with closing(sqlite.driver.connect(copy)) as connection:
+    with closing(driver.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert {file.name for file in copy.parent.iterdir()} >= {"db.sqlite3", "copy"}
 
@@ -2365,7 +2367,7 @@ OTHERS = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);"
 
 def run_sql(path: Path, script: str) -> None:
     """Run SQL in a database file of any kind."""
-    with closing(sqlite.driver.connect(path)) as connection:
+    with closing(driver.connect(path)) as connection:
         connection.executescript(script)
         connection.commit()
 
@@ -2378,7 +2380,7 @@ def test_make(sqlite_path: Path) -> None:
     made = sqlite_path.read_bytes()
     server.try_make_db(url)
     assert sqlite_path.read_bytes() == made
-    with closing(sqlite.driver.connect(sqlite_path)) as connection:
+    with closing(driver.connect(sqlite_path)) as connection:
         for table, columns in schema.DESCRIBED_COLUMNS.items():
             rows = connection.execute(f"SELECT * FROM {table}").description  # noqa: S608
             assert columns <= {column[0] for column in rows}
@@ -2461,7 +2463,7 @@ async def test_odd_described_database(sqlite_path: Path, opened: Opener) -> None
 async def test_described_database_in_use(sqlite_path: Path, opened: Opener) -> None:
     """It is known for ours from then on, also while only its WAL says so."""
     run_sql(sqlite_path, f"PRAGMA journal_mode = WAL; {DESCRIBED}")
-    with closing(sqlite.driver.connect(sqlite_path)) as reader:
+    with closing(driver.connect(sqlite_path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM customer").fetchall()
         ask = await opened()
@@ -2471,7 +2473,7 @@ async def test_described_database_in_use(sqlite_path: Path, opened: Opener) -> N
             file = sqlite_path.with_name(f"{sqlite_path.name}{end}")
             copy.with_name(f"{copy.name}{end}").write_bytes(file.read_bytes())
     sqlite_file.make(copy)
-    with closing(sqlite.driver.connect(copy)) as connection:
+    with closing(driver.connect(copy)) as connection:
         names = connection.execute("SELECT name FROM customer").fetchall()
     assert ("John Doe",) in names
 
@@ -2506,7 +2508,7 @@ def test_hot_journal(sqlite_path: Path, script: str, ours: bool) -> None:
     assert len(files) == 2, "no hot journal"
     if ours:
         sqlite_file.make(sqlite_path)
-        with closing(sqlite.driver.connect(sqlite_path)) as connection:
+        with closing(driver.connect(sqlite_path)) as connection:
             assert connection.execute("SELECT count(*) FROM customer").fetchone() == (
                 0,
             )
@@ -2529,7 +2531,7 @@ async def test_symbolic_link(sqlite_path: Path, opened: Opener) -> None:
 
 def test_start_while_locked(main: Main, sqlite_path: Path) -> None:
     sqlite_file.make(sqlite_path)
-    with closing(sqlite.driver.connect(sqlite_path, isolation_level=None)) as other:
+    with closing(driver.connect(sqlite_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         status, out, err = main("--port", str(free_port()))
     assert (status, out, err.count("\n")) == (1, "", 1), err
@@ -2542,7 +2544,7 @@ def test_described_database_without_rows(sqlite_path: Path) -> None:
     run_sql(sqlite_path, plain.replace(" NOT NULL", ""))
     run_sql(sqlite_path, "INSERT INTO purchases (quantity) VALUES (NULL)")
     server.try_make_db(f"sqlite:///{sqlite_path}")
-    with closing(sqlite.driver.connect(sqlite_path)) as connection:
+    with closing(driver.connect(sqlite_path)) as connection:
         rows = connection.execute("SELECT * FROM purchases").fetchall()
     assert rows == [(1, "", 0, 0, "1970-01-01 00:00:00.000000+00:00", None, 1)]
 
@@ -2668,13 +2670,13 @@ class Faulty:
 
 def fault(code: int) -> Exception:
     """Return an error of the driver, with a result code of SQLite."""
-    error: Exception = sqlite.driver.OperationalError("injected")
+    error: Exception = driver.OperationalError("injected")
     vars(error)["sqlite_errorcode"] = code
     return error
 
 
 @contextmanager
-def failing(lane: sqlite.Lane, begins: str, code: int) -> Iterator[None]:
+def failing(lane: sqlite_lane.Lane, begins: str, code: int) -> Iterator[None]:
     """Let one kind of statement fail on a lane."""
     connection: Any = lane._connection
     faulty: Any = Faulty(connection, begins, code)
@@ -2720,15 +2722,15 @@ def held(engine: sqlite.Engine) -> Iterator[list[asyncio.Future[None]]]:
 @pytest.mark.parametrize(
     ("begins", "code", "status"),
     [
-        ("COMMIT", sqlite.IOERR, 503),
-        ("COMMIT", sqlite.FULL, 507),
-        ("COMMIT", sqlite.BUSY, 503),
-        ("COMMIT", sqlite.CORRUPT, 503),
-        ("COMMIT", sqlite.READONLY, 503),
+        ("COMMIT", sqlite_lane.IOERR, 503),
+        ("COMMIT", sqlite_lane.FULL, 507),
+        ("COMMIT", sqlite_lane.BUSY, 503),
+        ("COMMIT", sqlite_lane.CORRUPT, 503),
+        ("COMMIT", sqlite_lane.READONLY, 503),
         ("COMMIT", 1, 500),
-        ("BEGIN", sqlite.BUSY, 503),
-        ("INSERT INTO purchases", sqlite.FULL, 507),
-        ("INSERT INTO purchases", sqlite.IOERR, 503),
+        ("BEGIN", sqlite_lane.BUSY, 503),
+        ("INSERT INTO purchases", sqlite_lane.FULL, 507),
+        ("INSERT INTO purchases", sqlite_lane.IOERR, 503),
         ("INSERT INTO purchases", 1, 500),
     ],
 )
@@ -2746,7 +2748,7 @@ async def test_failed_commit(
     with failing(engine.writer, begins, code):
         reply = await ask("POST /api/v1/purchase/1", PHONE, status)
     # of a commit that the disk failed, nobody can say what became of it
-    unknown = begins == "COMMIT" and code in sqlite.UNCERTAIN
+    unknown = begins == "COMMIT" and code in sqlite_lane.UNCERTAIN
     assert (db.UNKNOWN in reply.json["detail"]) is unknown
     await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
@@ -2795,7 +2797,7 @@ async def test_checkpoints_beside_commits(
             break
         await asyncio.sleep(0.01)
     assert header() != first
-    with failing(engine.caretaker, "PRAGMA wal_checkpoint", sqlite.IOERR):
+    with failing(engine.caretaker, "PRAGMA wal_checkpoint", sqlite_lane.IOERR):
         with suppress(AssertionError):  # it may have failed already
             await ask("POST /api/v1/purchase/1", PHONE, 201)
         await becoming(engine, "the disk failed to read or write")
@@ -2830,11 +2832,11 @@ async def test_no_write_until_checked(
     monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
 
     def refuse(path: Path) -> None:
-        raise fault(sqlite.CANTOPEN)
+        raise fault(sqlite_lane.CANTOPEN)
 
     monkeypatch.setattr(engine.caretaker, "open", refuse)
     opened = engine.writer._connection
-    with failing(engine.writer, "COMMIT", sqlite.IOERR):
+    with failing(engine.writer, "COMMIT", sqlite_lane.IOERR):
         await ask("POST /api/v1/purchase/1", PHONE, 503)
     await becoming(engine, "the database file cannot be opened")
     for line, body in (("POST /api/v1/purchase/1", PHONE), ("GET /readyz", None)):
@@ -2861,7 +2863,7 @@ async def test_checked_file_is_the_same(
 ) -> None:
     """What lies in the place of the file by then is not taken for it, nor made."""
     monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
-    with failing(engine.writer, "COMMIT", sqlite.IOERR):
+    with failing(engine.writer, "COMMIT", sqlite_lane.IOERR):
         await ask("POST /api/v1/purchase/1", PHONE, 503)
         move_away(sqlite_path)
         if replaced:
@@ -2885,16 +2887,16 @@ async def test_no_other_writer_comes_between(
 
     def read_and_write() -> db.Unit[None]:
         yield db.SELECT_CUSTOMER, (1,)
-        with closing(sqlite.driver.connect(sqlite_path, timeout=0)) as other:
+        with closing(driver.connect(sqlite_path, timeout=0)) as other:
             try:
                 other.execute("UPDATE customer SET name = 'other'")
                 other.commit()
-            except sqlite.driver.OperationalError as exc:
-                outcomes.append(sqlite.code_of(exc))
+            except driver.OperationalError as exc:
+                outcomes.append(sqlite_lane.code_of(exc))
         yield db.UPDATE_CUSTOMER, ("ours", "ours", None, 1)
 
     await engine.write(read_and_write)
-    assert outcomes == [sqlite.BUSY]
+    assert outcomes == [sqlite_lane.BUSY]
     assert await list_names(ask) == ["ours"]
 
 
@@ -2917,12 +2919,12 @@ async def test_disk_full(ask: Ask, engine: sqlite.Engine, customer: int) -> None
 
 @one_engine
 async def test_locked(ask: Ask, engine: sqlite.Engine, sqlite_path: Path) -> None:
-    with closing(sqlite.driver.connect(sqlite_path, isolation_level=None)) as other:
+    with closing(driver.connect(sqlite_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         reply = await ask("POST /api/v1/customer", JOHN, 503)
         assert "locked" in reply.json["detail"]
-        assert sqlite.BUSY_SECONDS - 1 < time.monotonic() - began < 10
+        assert sqlite_lane.BUSY_SECONDS - 1 < time.monotonic() - began < 10
         assert await list_names(ask) == []
         other.execute("ROLLBACK")
     await ask("POST /api/v1/customer", JOHN, 201)
@@ -3004,7 +3006,7 @@ async def test_overload(ask: Ask, engine: sqlite.Engine) -> None:
 async def test_late_unit_is_dropped(
     ask: Ask, engine: sqlite.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite_lane, "TURN_SECONDS", 0.1)
     with held(engine):
         await asyncio.sleep(0.05)
         late = asyncio.create_task(ask("POST /api/v1/customer", JOHN, 503))
@@ -3024,8 +3026,8 @@ async def test_endless_unit_is_interrupted(
             (),
         )
 
-    monkeypatch.setattr(sqlite, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(sqlite, "BATCH_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite_lane, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_lane, "BATCH_SECONDS", 0.1)
     for run in (engine.read, engine.write):
         with pytest.raises(db.UnavailableError, match="longer than"):
             await run(endless)
@@ -3040,7 +3042,7 @@ async def test_disk_that_hangs(
     """Who waits is told so in time, and what comes after it is written."""
     limits = {"WATCH": 0.02, "TURN": 0.2, "BATCH": 0.1, "HANG": 0.1}
     for name, seconds in limits.items():
-        monkeypatch.setattr(sqlite, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(sqlite_lane, f"{name}_SECONDS", seconds)
     with held(engine) as futures:
         await asyncio.sleep(0.05)
         reply = await ask("POST /api/v1/customer", JOHN, 503)

@@ -10,6 +10,7 @@ import db
 import postgres
 import schema
 import sqlite
+import sqlite_lane
 from db import Row
 
 Columns = dict[str, str]
@@ -60,13 +61,13 @@ async def copy(source_url: str, dest_url: str) -> None:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with closing(
-            sqlite.driver.connect(uri, uri=True, isolation_level=None)
+            sqlite_lane.driver.connect(uri, uri=True, isolation_level=None)
         ) as source:
             _recognise(source)
             async with postgres.transaction(dest_url) as destination:
                 await postgres.migrate(destination)
                 await _copy_all(source, destination)
-    except sqlite.driver.Error as exc:
+    except sqlite_lane.driver.Error as exc:
         raise db.RefusedError(f"{path}: {exc}") from exc
 
 

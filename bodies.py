@@ -24,6 +24,7 @@ WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f
 NO_NUL = "^[^\x00]*$"
 NOT_BLANK = f"^[^\x00]*[^\x00{WHITE_SPACE}][^\x00]*$"
 
+NamePart = Annotated[str, Meta(max_length=200, pattern=NO_NUL)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NOT_BLANK)]
 Address = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
 Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]

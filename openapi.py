@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 import handlers
-from bodies import MAX_ID, Changes, Deletion, Id, NewPurchase
+from bodies import MAX_ID, Changes, Deletion, Id, NamePart, NewPurchase
 from conditions import KEY
 from handlers import PURCHASE, PURCHASES, ROUTES, PurchaseAdded, PurchaseReply, Route
 from lists import FORMATS
@@ -99,7 +99,7 @@ PARAMETERS: Object = {
         "limit": (Annotated[int, Meta(ge=1, le=1000)], "At most so many rows."),
         "after": (Annotated[int, Meta(ge=0, le=MAX_ID)], "Only rows past this id."),
         "customer_id": (Id, "Only the purchases of this customer."),
-        "name": (Annotated[str, Meta(max_length=200)], "A part of the name."),
+        "name": (NamePart, "A part of the name."),
         "delete_all": (bool, "In place of a body: delete all."),
         "purchase_id": (list[Id], "In place of a body: delete these."),
     },

@@ -3170,6 +3170,18 @@ async def test_openapi(ask: Ask) -> None:
 
 
 @one_engine
+async def test_query_is_described(ask: Ask) -> None:
+    """What the query of a search may hold is described as it is checked."""
+    operation = (await ask("GET /openapi.json")).json["paths"]["/api/v1/customers"]
+    schemas = {part["name"]: part["schema"] for part in operation["get"]["parameters"]}
+    for text, status in (("x" * 200, 200), ("x" * 201, 422), ("a\0b", 422)):
+        fits = len(text) <= schemas["name"]["maxLength"]
+        fits = fits and re.search(schemas["name"]["pattern"], text) is not None
+        assert fits == (status == 200)
+        await ask(f"GET /api/v1/customers?name={quote(text)}", None, status)
+
+
+@one_engine
 async def test_docs_page(ask: Ask) -> None:
     page = await ask("GET /docs")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"

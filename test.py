@@ -2161,7 +2161,8 @@ def test_password_is_kept_secret(main: Main, url: str) -> None:
 
 def test_asyncpg_missing(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    monkeypatch.delitem(sys.modules, "postgres", raising=False)
+    for name in ("postgres", "postgres_session"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     status, out, err = main("--database-url", "postgresql://127.0.0.1:1/shop")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "pip install asyncpg==" in err

@@ -38,7 +38,11 @@ MONTHS = {f"{month + 1:02}": NAMES[3 * month : 3 * month + 3] for month in range
 # Reply structs
 
 
-class CustomerReply(msgspec.Struct):
+class Tagged(msgspec.Struct):
+    """One row, whose version is the entity tag of the reply."""
+
+
+class CustomerReply(Tagged):
     """A customer."""
 
     id: int
@@ -47,7 +51,7 @@ class CustomerReply(msgspec.Struct):
     created_on: str
 
 
-class PurchaseAdded(msgspec.Struct):
+class PurchaseAdded(Tagged):
     """A purchase, as the reply to adding it shows it."""
 
     id: int
@@ -68,7 +72,7 @@ class PurchaseListed(msgspec.Struct):
     customer_id: str
 
 
-class PurchaseReply(msgspec.Struct):
+class PurchaseReply(Tagged):
     """A purchase, as updating it and reading it alone show it."""
 
     id: str

@@ -14,7 +14,15 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 import handlers
 from bodies import MAX_ID, Changes, Deletion, Id, NamePart, NewPurchase
 from conditions import KEY
-from handlers import PURCHASE, PURCHASES, ROUTES, PurchaseAdded, PurchaseReply, Route
+from handlers import (
+    PURCHASE,
+    PURCHASES,
+    ROUTES,
+    PurchaseAdded,
+    PurchaseReply,
+    Route,
+    Tagged,
+)
 from lists import FORMATS
 from replies import ENCODER, JSON, PHRASES, PROBLEM
 
@@ -248,9 +256,8 @@ def _is_list(route: Route) -> bool:
 
 def _has_tag(route: Route) -> bool:
     """Return whether a route answers with one row, or a page: with an entity tag."""
-    if route.path.startswith("/api/"):
-        return hasattr(route.reply, "__struct_fields__")
-    return route.handler in (handlers.description, handlers.docs, handlers.docs_asset)
+    pages = (handlers.description, handlers.docs, handlers.docs_asset)
+    return route.reply in Tagged.__subclasses__() or route.handler in pages
 
 
 def _operation(route: Route) -> Object:

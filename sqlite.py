@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import get_native_id
 from time import monotonic
@@ -153,6 +153,15 @@ class Caretaker(Lane):
     due = 0.0
     """When the next check may be, on the monotonic clock."""
 
+    @cached_property
+    def file(self) -> int:
+        """The database file, to sync it: open until no lane is.
+
+        To close any descriptor of it lets go of all locks that this process has on it
+        (sqlite.org/howtocorrupt.html, section 2.2).
+        """
+        return os.open(self.path, os.O_RDONLY)
+
     def open(self, path: Path) -> Any:
         """Return a connection, on a thread that lets requests go first."""
         if sys.platform == "linux":  # where each thread has a priority of its own
@@ -183,9 +192,7 @@ class Caretaker(Lane):
         for _ in range(LITTLE_TURNS):
             began = monotonic()
             pages: int = self._conn.execute(CHECKPOINT).fetchone()[1]
-            file = os.open(self.path, os.O_RDONLY)
-            os.fsync(file)
-            os.close(file)
+            os.fsync(self.file)
             if pages < WAL_PAGES:
                 return
             if monotonic() - began < LITTLE_SECONDS:
@@ -266,6 +273,8 @@ class Engine:
             self._caring.cancel()
         for lane in reversed(self.lanes):
             await lane.close()
+        if "file" in vars(self.caretaker):
+            os.close(self.caretaker.file)
 
 
 async def connect(path: Path) -> Engine:

@@ -2764,6 +2764,24 @@ async def test_failed_commit(
     assert await list_ids(ask) == [1, 2]
 
 
+VISITOR = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("SELECT count(*) FROM customer").fetchall()
+database.close()
+"""
+
+
+async def visit(path: Path) -> None:
+    """Look into a database from another process, which takes its leave of it.
+
+    It would remove the WAL of a database on which nobody else has a lock.
+    """
+    command = (sys.executable, "-c", VISITOR, str(path))
+    visitor = await asyncio.create_subprocess_exec(*command)
+    assert await visitor.wait() == 0
+
+
 @one_engine
 async def test_checkpoints_beside_commits(
     opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -2783,6 +2801,8 @@ async def test_checkpoints_beside_commits(
     await ask("POST /api/v1/customer", JOHN, 201)
     await engine.write(add_many, 1, 2000)
     assert await asyncio.to_thread(soon, lambda: size() > before)
+    await visit(sqlite_path)
+    await ask("POST /api/v1/customer", JOHN, 201)
     monkeypatch.setattr(sqlite, "WAL_PAGES", 0)
     monkeypatch.setattr(sqlite, "LITTLE_SECONDS", 60)
     wal = sqlite_path.with_name(f"{sqlite_path.name}-wal")

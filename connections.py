@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod
 
-from handlers import methods_of
+from handlers import unmatched
 from middlewares import CALLERS_ID, TELEMETRY, answer
 from replies import REQUEST_ID, Problem, Reply
 from telemetry import Telemetry
@@ -130,11 +130,10 @@ class Connection(web.RequestHandler):
         """Answer what never reached the application, without an echo of it."""
         fault = exc if isinstance(exc, Exception) else RuntimeError(message)
         if status == 400:
-            allow = _allowed(self.beginning) if isinstance(exc, BadHttpMethod) else ""
-            if allow:
-                fault = Problem(405, "Not with this method.", (), {"Allow": allow})
-            else:
-                fault = Problem(400, "This is not HTTP as this server speaks it.")
+            fault = Problem(400, "This is not HTTP as this server speaks it.")
+            line = REQUEST_LINE.match(self.beginning)
+            if isinstance(exc, BadHttpMethod) and line is not None:
+                fault = unmatched(line[1].decode("ascii").partition("?")[0])
         reply = self.reply_to(fault, request)
         reply.force_close()
         return reply
@@ -163,8 +162,6 @@ class Connection(web.RequestHandler):
 
 
 REQUEST_LINE = re.compile(rb"[!#-'*+.^-z|~A-Z0-9-]{1,32} (/[!-~]*) HTTP/1\.[01]\r?\n")
-
-
 ID_LINE = re.compile(rb"(?i)\nX-Request-Id:[ \t]*([!-~]+)[ \t]*\r\n")
 
 
@@ -173,14 +170,6 @@ def _id_in(beginning: bytes) -> str:
     head = beginning.partition(b"\r\n\r\n")[0] + b"\r\n"
     line = ID_LINE.search(head)
     return line[1].decode("ascii") if line else ""
-
-
-def _allowed(beginning: bytes) -> str:
-    """Return the methods for the path of a request whose method no parser knows."""
-    line = REQUEST_LINE.match(beginning)
-    if line is None:
-        return ""
-    return ", ".join(methods_of(line[1].decode("ascii").partition("?")[0]))
 
 
 class Refusal(asyncio.Protocol):

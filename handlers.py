@@ -533,30 +533,45 @@ ROUTES = (
 
 async def nowhere(request: web.Request) -> web.StreamResponse:
     """Answer what no route matches; OPTIONS with the methods that a path has."""
-    methods = methods_of(request.rel_url.path_safe)  # as the router sees it
+    problem = unmatched(request.rel_url.path_safe)  # as the router sees it
+    if request.method == "OPTIONS" and problem.headers:
+        return Reply(204, lines=header_lines(problem.headers))
+    raise problem
+
+
+def unmatched(path: str) -> Problem:
+    """Return the 404 or, with the methods that the path has, the 405 of a request."""
+    methods = methods_of(path)
     if not methods:
-        raise Problem(404, "There is nothing at this address.")
-    allow = {"Allow": ", ".join(methods)}
-    if request.method == "OPTIONS":
-        return Reply(204, lines=header_lines(allow))
-    raise Problem(405, "Not with this method.", headers=allow)
+        return Problem(404, "There is nothing at this address.")
+    return Problem(405, "Not with this method.", headers={"Allow": ", ".join(methods)})
 
 
 NOWHERE = Route("*", "unmatched", nowhere, None, None, 404, "read")
 """Stands for what no route matches: it is let in, counted and logged like a route."""
+UNMATCHED = {
+    **{route.path: "public" for route in ROUTES if route.access == "public"},
+    "/{anything:.*}": NOWHERE.access,
+}
+"""Where that may be, by path as the router has it, and who may know."""
 
 
 def _matches(path: str) -> re.Pattern[str]:
-    ids = re.sub(r"\{\w+_id\}", ID, path)
+    ids = re.sub(r"\{\w+_id\}", f"({ID})", path)
     return re.compile(re.sub(r"\{\w+\}", "[^/]+", ids))
 
 
 METHODS = [(_matches(route.path), route.method) for route in ROUTES]
 
 
+def _has_place(matches: re.Pattern[str], path: str) -> bool:
+    found = matches.fullmatch(path)
+    return found is not None and all(int(number) <= MAX_ID for number in found.groups())
+
+
 def methods_of(path: str) -> list[str]:
     """Return the methods that a path has, none when there is nothing at it."""
-    methods = {method for matches, method in METHODS if matches.fullmatch(path)}
+    methods = {method for matches, method in METHODS if _has_place(matches, path)}
     if "GET" in methods:
         methods.add("HEAD")
     return sorted(methods | {"OPTIONS"}) if methods else []

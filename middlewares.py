@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 from time import time
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 import db
 from access import Door
@@ -31,7 +31,7 @@ def observed(route: Route, door: Door, telemetry: Telemetry) -> Handler:
     more coroutines and a search for the chain to run.
     """
     handler, access, query = route.handler, route.access, route.query
-    path, anywhere = route.path, route is NOWHERE
+    path, anywhere = route.path, route.path == NOWHERE.path
     ids, note = telemetry.ids, telemetry.note
 
     async def observe(request: web.Request) -> web.StreamResponse:
@@ -45,6 +45,10 @@ def observed(route: Route, door: Door, telemetry: Telemetry) -> Handler:
             if door.tokens is not None and request.method != "OPTIONS":
                 caller = request[CALLER] = door.caller(request, access)
             _check_host(request.headers.get("Host", ""))
+            if request.version != HttpVersion11:
+                _check_version(request)
+            if "Content-Encoding" in request.headers and not anywhere:
+                raise Problem(415, "A body must come without a Content-Encoding.")
             if "?" in request.raw_path and not anywhere:
                 _check_query(request, query)
             response = await handler(request)
@@ -84,6 +88,11 @@ def _check_host(host: str) -> None:
     # RFC 9112, section 3.2; the parser refuses none and two of them
     if not HOST.fullmatch(host):
         raise Problem(400, "The Host header is not a host.")
+
+
+def _check_version(request: web.Request) -> None:
+    if request.version != HttpVersion10:
+        raise Problem(400, "This server speaks HTTP/1.1 and HTTP/1.0.")
 
 
 def _check_query(request: web.Request, known: frozenset[str]) -> None:

@@ -166,9 +166,15 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
 
 Fault = tuple[str, str]
 """A JSON pointer, and what is wrong there."""
+MAX_FAULTS = 1000
+"""How many faults one answer names."""
 
 
 def invalid(*faults: Fault) -> Problem:
-    """Return a 422 that names every fault."""
-    errors = [{"pointer": pointer, "detail": detail} for pointer, detail in faults]
-    return Problem(422, "The request is not valid: see errors.", errors)
+    """Return a 422 that names every fault, or says that it does not."""
+    named = faults[:MAX_FAULTS]
+    errors = [{"pointer": pointer, "detail": detail} for pointer, detail in named]
+    detail = "The request is not valid: see errors."
+    if len(faults) > MAX_FAULTS:
+        detail = f"The request is not valid: errors has {MAX_FAULTS} of {len(faults)}."
+    return Problem(422, detail, errors)

@@ -75,8 +75,9 @@ def init_app(
             app.router.add_route(
                 route.method, path, handler, expect_handler=expectation
             )
-    nowhere = observed(handlers.NOWHERE, door, telemetry)
-    app.router.add_route("*", "/{anything:.*}", nowhere, expect_handler=expectation)
+    for path, access in handlers.UNMATCHED.items():
+        nowhere = observed(handlers.NOWHERE._replace(access=access), door, telemetry)
+        app.router.add_route("*", path, nowhere, expect_handler=expectation)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
         telemetry.engine = app[handlers.DATABASE] = await db.connect(

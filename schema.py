@@ -33,12 +33,12 @@ ALTER TABLE purchases RENAME TO described_purchases;
     + TABLES
     + """
 INSERT INTO customer (id, name, address, date_created)
-SELECT id, coalesce(canonical_text(CAST(name AS BLOB)), ''),
-    canonical_text(CAST(address AS BLOB)), canonical_time(date_created)
+SELECT id, coalesce(CAST(canonical_text(CAST(name AS BLOB)) AS TEXT), ''),
+    CAST(canonical_text(CAST(address AS BLOB)) AS TEXT), canonical_time(date_created)
 FROM described_customer;
 INSERT INTO purchases
     (id, purchase_name, quantity, customer_id, date_created, last_updated)
-SELECT id, coalesce(canonical_text(CAST(purchase_name AS BLOB)), ''),
+SELECT id, coalesce(CAST(canonical_text(CAST(purchase_name AS BLOB)) AS TEXT), ''),
     coalesce(CAST(quantity AS INTEGER), 0), coalesce(CAST(customer_id AS INTEGER), 0),
     canonical_time(date_created),
     CASE WHEN last_updated <> '' THEN canonical_time(last_updated) END

@@ -86,6 +86,7 @@ PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
 
 def _url(text: str) -> str:
     try:
+        text.encode()  # a name that is not UTF-8 comes as lone surrogates
         if db.is_postgres(text):
             places = urlsplit(text).netloc.rpartition("@")[2].split(",")
             if not all(map(PLACE.fullmatch, places)):
@@ -97,6 +98,8 @@ def _url(text: str) -> str:
             raise db.RefusedError(f"{text}: there is no such folder")
     except db.RefusedError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
+    except OSError as exc:
+        raise argparse.ArgumentTypeError(f"{text}: {exc.strerror}") from None
     except ValueError:  # its text may hold a password
         raise argparse.ArgumentTypeError("it is no URL") from None
     return text

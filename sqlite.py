@@ -112,7 +112,10 @@ class WritingLane(Lane):
             self.units += done
         if self.rewinding:
             self.rewinding = False
-            self._conn.execute(CHECKPOINT)
+            try:
+                self._conn.execute(CHECKPOINT)
+            except driver.Error as exc:  # the batch is committed all the same
+                self.health.translated(exc)
         return outcomes
 
     def commit_batch(self) -> None:
@@ -184,8 +187,9 @@ class Caretaker(Lane):
                     await self._execute(task)  # type: ignore[no-untyped-call]
                 except db.UnavailableError as exc:
                     self.health.trouble = str(exc)
-                except driver.Error as exc:
-                    self.health.translated(exc)
+                except Exception as exc:
+                    if self.health.translated(exc) is exc:
+                        LOG.exception("the database was not taken care of")
 
     def checkpoint(self, writer: WritingLane) -> None:
         """Copy the WAL; where it is long, until little is left for a commit to copy."""

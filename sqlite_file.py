@@ -34,16 +34,16 @@ def make(path: Path) -> None:
 
 
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
+def refusals(what: Path | str) -> Iterator[None]:
     """Say in one line what is the matter with a file. RefusedError."""
     try:
         yield
     except driver.Error as exc:
         reasons = TROUBLES | {INTERRUPT: "interrupted"}
         reason = reasons.get(code_of(exc), "SQLite refuses it")
-        raise db.RefusedError(f"{path}: {reason}") from exc
+        raise db.RefusedError(f"{what}: {reason}") from exc
     except OSError as exc:
-        raise db.RefusedError(f"{path}: {exc.strerror}") from exc
+        raise db.RefusedError(f"{what}: {exc.strerror}") from exc
 
 
 def _create(path: Path) -> None:
@@ -119,13 +119,13 @@ def _looking_at(path: Path, surely_ours: bool) -> Iterator[Any]:
 
     A WAL cannot be read without making an index beside it (sqlite.org/wal.html
     #readonly), nor a hot journal without playing it back. So a copy is looked at where
-    there is one of them, unless the file is ours.
+    there is a journal, or a WAL beside a file that is not surely ours.
     """
     whole = path.resolve()
-    left = [Path(f"{whole}{end}") for end in ("-wal", "-journal")]
-    left = [file for file in left if file.exists()]
+    wal, journal = (Path(f"{whole}{end}") for end in ("-wal", "-journal"))
+    left = [file for file in (wal, journal) if file.exists()]
     with TemporaryDirectory() as folder:
-        if left and not surely_ours:
+        if journal in left or (left and not surely_ours):
             for file in (whole, *left):
                 shutil.copyfile(file, Path(folder, file.name))
             uri = Path(folder, whole.name).as_uri()
@@ -161,7 +161,8 @@ def _columns(connection: Any) -> dict[str, set[str]]:
 def _migrate(path: Path, described: bool) -> None:
     """Bring a database to the newest version in one transaction."""
     newest = schema.APPLICATION_ID, len(schema.MIGRATIONS)
-    with closing(driver.connect(path, isolation_level=None)) as connection:
+    # A name that begins with `file:` would be taken for a URI.
+    with closing(driver.connect(path.absolute(), isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         if _identity(connection) == newest:
             return
@@ -201,9 +202,12 @@ def _parsed(text: str) -> datetime:
     return datetime.strptime(text, "%b %d %Y %H:%M:%S")  # as its replies show it
 
 
-def canonical_text(text: bytes | None) -> str | None:
-    """Return a text of the described server, with U+FFFD for what is not UTF-8."""
-    return None if text is None else text.decode("utf-8", "replace")
+def canonical_text(text: bytes | None) -> bytes | None:
+    """Return a text of the described server, with U+FFFD for what is not UTF-8.
+
+    As bytes, for a driver may cut the text that a function returns at U+0000.
+    """
+    return None if text is None else text.decode("utf-8", "replace").encode()
 
 
 # Backups
@@ -217,17 +221,18 @@ def backup(path: Path, destination: Path) -> None:
     snapshot (sqlite.org/lang_vacuum.html), and a read-only connection does not
     checkpoint.
     """
-    if not path.is_file() or _recognise(path):
-        raise db.RefusedError(f"{path}: not a database of this server")
+    with refusals(path):
+        if not path.is_file() or _recognise(path):
+            raise db.RefusedError(f"{path}: not a database of this server")
     if os.path.lexists(destination):
         raise db.RefusedError(f"{destination}: already there")
-    with refusals(destination), _draft(destination) as draft:
+    with refusals(f"{path} to {destination}"), _draft(destination) as draft:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with (
             closing(driver.connect(uri, uri=True)) as connection,
             _stoppable(connection),
         ):
-            connection.execute("VACUUM INTO ?", (str(draft),))
+            connection.execute("VACUUM INTO ?", (str(draft.absolute()),))
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         _give_name(draft, destination)

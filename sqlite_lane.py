@@ -99,7 +99,7 @@ class Health:
 
     def translated(self, exc: Exception) -> Exception:
         """Return what an error of the driver means to the caller, and note trouble."""
-        code = code_of(exc)
+        code = IOERR if isinstance(exc, OSError) else code_of(exc)
         if code in UNCERTAIN:
             if self.trouble is None:
                 LOG.error("no more writes until a check: %s", TROUBLES[code])

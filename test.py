@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import csv
+import errno
 import gc
 import http.client
 import importlib
@@ -2024,6 +2025,8 @@ def test_help(main: Main) -> None:
         ),
         ([], {"DATABASE_URL": "sqlite:///"}, "DATABASE_URL"),
         ([], {"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL"),
+        ([], {"DATABASE_URL": f"sqlite:///{'x' * 300}/y"}, "DATABASE_URL.* too long"),
+        ([], {"DATABASE_URL": "sqlite:///by\udcfft"}, "DATABASE_URL"),
         ([], {"API_TOKENS_FILE": "missing"}, "API_TOKENS_FILE missing: No such file"),
         (["--host", "0.0.0.0"], {}, "ALLOW_ANONYMOUS=1"),  # noqa: S104 - refused
         (["--host", "::"], {}, "ALLOW_ANONYMOUS=1"),
@@ -2351,7 +2354,8 @@ def test_backup_is_stopped(
 
     monkeypatch.setattr(sqlite_file, "Event", Signalled)
     status, out, err = main("backup", "copy")
-    assert (status, out, err) == (1, "", "server.py: copy: interrupted\n")
+    reason = "server.py: db.sqlite3 to copy: interrupted\n"
+    assert (status, out, err) == (1, "", reason)
     left = {file.name for file in sqlite_path.parent.iterdir()}
     assert {name for name in left if "copy" in name} == set()
 
@@ -2372,9 +2376,13 @@ def test_backup_refused(main: Main, sqlite_path: Path, tmp_path: Path) -> None:
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert reason in err
     assert (tmp_path / "copy").read_bytes() == before
-    sqlite_path.write_bytes(b"garbage")
-    assert main("backup", "other")[0] == 1
-    assert {file.name for file in tmp_path.iterdir()} == {"db.sqlite3", "copy"}
+    whole = sqlite_path.read_bytes()
+    for damaged in (b"garbage", whole[:3000], whole[:100] + b"x" * len(whole)):
+        sqlite_path.write_bytes(damaged)
+        status, out, err = main("backup", "other")
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "db.sqlite3" in err
+    assert not [file for file in tmp_path.iterdir() if "other" in file.name]
 
 
 # Storage: making, adopting, migrating, refusing
@@ -2471,6 +2479,7 @@ async def test_ids_of_customers_who_are_gone(sqlite_path: Path, opened: Opener) 
 
 
 ODD = """
+UPDATE customer SET address = CAST(X'610062' AS TEXT);
 CREATE INDEX purchases_customer_id ON purchases (customer_id);
 CREATE INDEX by_name ON customer (name);
 UPDATE customer SET name = CAST(X'61FF62' AS TEXT),
@@ -2487,7 +2496,7 @@ async def test_odd_described_database(sqlite_path: Path, opened: Opener) -> None
     run_sql(sqlite_path, DESCRIBED + ODD)
     ask = await opened()
     person = (await ask("GET /api/v1/customers?limit=1")).data[0]
-    assert person["name"] == "a\ufffdb"
+    assert (person["name"], person["address"]) == ("a\ufffdb", "a\0b")
     assert person["created_on"] == "Apr 09 2022 12:43:17"
     row = (await ask("GET /api/v1/customer?limit=1")).data[0]
     assert (row["purchase_name"], row["quantity"]) == ("ß", 0)
@@ -2534,12 +2543,26 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize(("script", "ours"), [(DESCRIBED, True), (OTHERS, False)])
-def test_hot_journal(sqlite_path: Path, script: str, ours: bool) -> None:
-    """What a program left half done is undone in a file of ours, and only there."""
+@pytest.mark.parametrize(
+    ("script", "application_id", "ours"),
+    [
+        (DESCRIBED, 0, True),
+        (DESCRIBED, schema.APPLICATION_ID, True),
+        (OTHERS, 0, False),
+    ],
+)
+def test_hot_journal(
+    sqlite_path: Path, script: str, application_id: int, ours: bool
+) -> None:
+    """What a program left half done is undone in a file of ours, and only there.
+
+    Also where what it left is that the file is ours by now.
+    """
     run_sql(sqlite_path, DESCRIBED.split("INS")[0] + script.replace(DESCRIBED, ""))
     command = [sys.executable, "-c", HALF, str(sqlite_path)]
     subprocess.run(command, check=True)  # noqa: S603 - a program of the test's own
+    left = sqlite_path.read_bytes()
+    sqlite_path.write_bytes(left[:68] + application_id.to_bytes(4, "big") + left[72:])
     files = {file: file.read_bytes() for file in sqlite_path.parent.iterdir()}
     assert len(files) == 2, "no hot journal"
     if ours:
@@ -2853,12 +2876,68 @@ async def test_checkpoints_beside_commits(
             break
         await asyncio.sleep(0.01)
     assert header() != first
-    with failing(engine.caretaker, "PRAGMA wal_checkpoint", sqlite_lane.IOERR):
-        with suppress(AssertionError):  # it may have failed already
-            await ask("POST /api/v1/purchase/1", PHONE, 201)
-        await becoming(engine, "the disk failed to read or write")
+    for trouble in (
+        failing(engine.caretaker, "PRAGMA wal_checkpoint", sqlite_lane.IOERR),
+        failing_sync(monkeypatch),
+    ):
+        with trouble:
+            with suppress(AssertionError):  # it may have failed already
+                await ask("POST /api/v1/purchase/1", PHONE, 201)
+            await becoming(engine, "the disk failed to read or write")
+        await well_again(engine)
+        await ask("POST /api/v1/purchase/1", PHONE, 201)
+
+
+@contextmanager
+def failing_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the disk fail to take what was written."""
+
+    def refuse(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        yield
+
+
+@one_engine
+@pytest.mark.parametrize("code", [sqlite_lane.FULL, sqlite_lane.IOERR])
+async def test_failed_checkpoint_after_a_commit(
+    ask: Ask,
+    engine: sqlite.Engine,
+    customer: int,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    """What was committed is acknowledged all the same."""
+    monkeypatch.setattr(sqlite, "RECHECK_SECONDS", 0)
+    with failing(engine.writer, "PRAGMA wal_checkpoint", code):
+        engine.writer.rewinding = True
+        await ask("POST /api/v1/purchase/1", PHONE, 201)
+    assert not engine.writer.rewinding
     await well_again(engine)
     await ask("POST /api/v1/purchase/1", PHONE, 201)
+    assert await list_ids(ask) == [1, 2]
+
+
+@one_engine
+async def test_caretaker_goes_on(
+    ask: Ask, engine: sqlite.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it comes upon."""
+    monkeypatch.setattr(sqlite, "CARE_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "CHECKPOINT_UNITS", 1)
+    seen: list[object] = []
+
+    def broken(writer: object) -> None:
+        seen.append(writer)
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(engine.caretaker, "checkpoint", broken)
+    for _ in range(2):
+        seen.clear()
+        await ask("POST /api/v1/customer", JOHN, 201)
+        assert await asyncio.to_thread(soon, lambda: bool(seen))
 
 
 @one_engine

@@ -71,6 +71,13 @@ print(time.monotonic(), flush=True)
 file.execute("ROLLBACK")
 """
 
+VISITOR = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+file.execute("SELECT count(*) FROM customer").fetchall()
+file.close()
+"""
+
 ABANDONED = """
 import os, sqlite3, sys
 file = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -94,10 +101,11 @@ class Size(NamedTuple):
     clients: int
     purchases: int
     cut_backups: int
+    visitors: int
 
 
-SHORT = Size(5.0, 60, 300, 500, 20_000, 4)
-LONG = Size(30.0, 1000, 3000, 2000, 200_000, 40)
+SHORT = Size(5.0, 60, 300, 500, 20_000, 4, 60)
+LONG = Size(30.0, 1000, 3000, 2000, 200_000, 40, 400)
 
 
 @dataclass
@@ -334,6 +342,27 @@ def replace(server: Server) -> None:
     other = server.folder / "other"
     fill(other, 1000)
     other.replace(server.folder / "db.sqlite3")
+
+
+async def looked_at(server: Server, size: Size) -> Finding:
+    """Write while others look into the file, then kill the server.
+
+    Were it to lose its locks, the first to leave would take the WAL with it.
+    """
+    ledger, result = Ledger(), Finding()
+    command = (sys.executable, "-c", VISITOR, str(server.folder / "db.sqlite3"))
+    async with writing(server.url, ledger, 24):
+        for _ in range(size.visitors):
+            visitor = await asyncio.create_subprocess_exec(*command)
+            failed = await visitor.wait()
+            result.expect(not failed, "a visitor could not read the file")
+    await asyncio.to_thread(server.stop, signal.SIGKILL)
+    statuses = statuses_of(ledger.sent)
+    refused = set(statuses) - {200, 201}
+    result.expect(not refused, f"writes answered {refused}")
+    rows = result.audit(ledger, server.folder)
+    result.figures = f"{size.visitors} visitors; {text_of(statuses)}; {rows} rows"
+    return result
 
 
 async def file_gone(
@@ -853,6 +882,7 @@ FAULTS: dict[str, Fault] = {
     "SIGTERM, nobody reads stdout": log_unread,
     "disk full (a 1 MiB tmpfs)": disk_full,
     "database locked by another process": on_server(database_locked),
+    "database looked at by another program": on_server(looked_at),
     "database file deleted": on_server(partial(file_gone, take=delete)),
     "database file replaced": on_server(partial(file_gone, take=replace)),
     "database read-only": partial(refused, makers=READ_ONLY),

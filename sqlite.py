@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from threading import get_native_id
 from time import monotonic
@@ -156,14 +156,10 @@ class Caretaker(Lane):
     due = 0.0
     """When the next check may be, on the monotonic clock."""
 
-    @cached_property
-    def file(self) -> int:
-        """The database file, to sync it: open until no lane is.
-
-        To close any descriptor of it lets go of all locks that this process has on it
-        (sqlite.org/howtocorrupt.html, section 2.2).
-        """
-        return os.open(self.path, os.O_RDONLY)
+    file: int | None = None
+    """The database file, to sync it: open until no lane is, since to close a
+    descriptor of it lets go of all locks that this process has on it
+    (sqlite.org/howtocorrupt.html, section 2.2)."""
 
     def open(self, path: Path) -> Any:
         """Return a connection, on a thread that lets requests go first."""
@@ -196,7 +192,8 @@ class Caretaker(Lane):
         for _ in range(LITTLE_TURNS):
             began = monotonic()
             pages: int = self._conn.execute(CHECKPOINT).fetchone()[1]
-            os.fsync(self.file)
+            if self.file is not None:
+                os.fsync(self.file)
             if pages < WAL_PAGES:
                 return
             if monotonic() - began < LITTLE_SECONDS:
@@ -248,6 +245,7 @@ class Engine:
         try:
             for lane in self.lanes:
                 await lane
+            self.caretaker.file = os.open(self.path, os.O_RDONLY)
         except (driver.Error, OSError) as exc:
             await self.close()
             # Its thread has still to tell the loop that it ends.
@@ -277,7 +275,7 @@ class Engine:
             self._caring.cancel()
         for lane in reversed(self.lanes):
             await lane.close()
-        if "file" in vars(self.caretaker):
+        if self.caretaker.file is not None:
             os.close(self.caretaker.file)
 
 

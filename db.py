@@ -439,9 +439,10 @@ def is_postgres(url: str) -> bool:
 def without_password(url: str) -> str:
     """Return a database URL as a log may show it, without its user and its query.
 
-    Whatever stands before the last @ may belong to a password.
+    Whatever stands before the last @ may belong to a password, and whatever names no
+    file may have one.
     """
-    if not is_postgres(url):
+    if url.startswith("sqlite:///"):
         return url
     return re.sub(r"//.*@", "//", url).partition("?")[0]
 

@@ -11,9 +11,12 @@ import schema
 from db import T, Unit
 from postgres_session import (
     COLLISIONS,
+    CROWDED,
     CUT_OFF,
     DURABLE,
     ERRORS,
+    READ_ONLY,
+    TROUBLES,
     UNIT_SECONDS,
     Hosts,
     Session,
@@ -48,10 +51,12 @@ class Lane:
         self.size = size
         self.writing = writing
         self.idle: list[Session] = []
+        self.busy = 0
         self.waiting = 0
         self.units = 0
         self.unit_seconds = 0.0
         self._free = asyncio.Semaphore(size)
+        self._returned = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def submit(
@@ -105,6 +110,7 @@ class Lane:
         session, sound, began = None, False, time()
         try:
             session = await self._session()
+            self.busy += 1
             began = time()  # a new connection is no part of what units take
             result = await session.run(question, *args)
             sound = True
@@ -120,11 +126,22 @@ class Lane:
 
     async def _session(self) -> Session:
         """Return a session that nobody uses, or a new one. Errors of asyncpg."""
-        while self.idle:
-            session = self.idle.pop()
-            if session.era == self.hosts.era and not session.connection.is_closed():
-                return session
-            session.connection.terminate()
+        while True:
+            while self.idle:
+                session = self.idle.pop()
+                if session.era == self.hosts.era and not session.connection.is_closed():
+                    return session
+                session.connection.terminate()
+            try:
+                return await self._new_session()
+            except ERRORS as exc:
+                if code_of(exc) != CROWDED or not self.busy:
+                    raise
+            if not self.idle:
+                self._returned.clear()
+                await self._returned.wait()
+
+    async def _new_session(self) -> Session:
         era = self.hosts.era
         session = Session(await self.hosts.connect(), era, self.writing)
         try:
@@ -140,6 +157,8 @@ class Lane:
         What one connection found out, a host that is gone or became a standby, the
         others need not find out one by one.
         """
+        self.busy -= 1
+        self._returned.set()
         if sound:
             self.idle.append(session)
             return
@@ -190,7 +209,7 @@ class Engine:
 
     async def check(self) -> None:
         """Try to read and to begin writing. UnavailableError says what is wrong."""
-        await self.write(db.read_anything)
+        await self.write(_begin_to_write)
         version = await self.read(_read_version)
         self.name = f"PostgreSQL {version}"
 
@@ -198,6 +217,14 @@ class Engine:
         """Close the lanes."""
         lanes = (self.scanner, self.reader, self.writer)
         await asyncio.gather(*(lane.close() for lane in lanes))
+
+
+def _begin_to_write() -> Unit[None]:
+    """Find a server that takes writes, and the tables there. UnavailableError."""
+    rows = yield "SHOW transaction_read_only", ()
+    if rows[0][0] == "on":
+        raise db.UnavailableError(TROUBLES[READ_ONLY])
+    yield from db.read_anything()
 
 
 def _read_size() -> Unit[int]:
@@ -250,17 +277,18 @@ async def transaction(url: str) -> AsyncIterator[Any]:
                 yield connection
         finally:
             connection.terminate()
-    except (*ERRORS, ValueError, db.RefusedError) as exc:
+    except (*ERRORS, ValueError, OverflowError, db.RefusedError) as exc:
         raise _refused(url, exc) from exc
 
 
 def _refused(url: str, exc: Exception) -> db.RefusedError:
     """Return an error in one line, without the password of the URL."""
     line = str(exc).partition("\n")[0]
-    if isinstance(exc, ValueError) and "@" in url:
+    if isinstance(exc, ValueError) and not isinstance(exc, ERRORS) and "@" in url:
         line = "it cannot be read: what is special in a password is percent-encoded"
     elif not isinstance(exc, (db.RefusedError, ValueError)):
-        line = f"{reason_of(exc) or 'it is refused'} ({line})"
+        reason = reason_of(exc) or "it is refused"
+        line = f"{reason} ({line})" if line else reason
     return db.RefusedError(f"{db.without_password(url)}: {line}")
 
 

@@ -122,12 +122,15 @@ TROUBLES = {
     "XX001": "the database is damaged",
     "XX002": "the database is damaged",
 }
-DISK_FULL = "53100"
+FULL = {"53100", "2200H"}
+"""The disk is, or the ids are."""
 READ_ONLY = "25006"
 COLLISIONS = {"40001", "40P01"}
 """Serialization failure and deadlock: undone, and worth another attempt."""
 CUT_OFF = {"08003", "08006", "57P01", "57P02"}
 """The server let the connection go: before a commit was sent, nothing was stored."""
+CROWDED = "53300"
+"""The server lets no more connections in."""
 UNRESOLVED = {"08007", "40003"}
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 ERRORS = (*LOST, asyncpg.PostgresError)
@@ -162,7 +165,7 @@ def reason_of(exc: Exception) -> str | None:
 
 def translated(exc: Exception) -> Exception | None:
     """Return what an error of the driver means to the caller; None for any other."""
-    if code_of(exc) == DISK_FULL:
+    if code_of(exc) in FULL:
         return db.DiskFullError("the disk is full")
     reason = reason_of(exc)
     return db.UnavailableError(reason) if reason else None

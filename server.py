@@ -221,6 +221,8 @@ def main() -> None:
                 parser.error(f"not a command: {' '.join(command)} ({COMMANDS})")
     except ValueError as exc:
         parser.error(str(exc))
+    except KeyboardInterrupt:
+        parser.exit(1, f"{parser.prog}: interrupted\n")
     except (db.RefusedError, OSError) as exc:
         parser.exit(1, f"{parser.prog}: {exc}\n")
 

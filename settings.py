@@ -80,8 +80,13 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
-PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
+PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 """One host of a PostgreSQL URL, which may name several, and perhaps its port."""
+
+
+def _is_place(text: str) -> bool:
+    found = PLACE.fullmatch(text)
+    return found is not None and int(found[1] or 0) < 65536
 
 
 def _url(text: str) -> str:
@@ -89,7 +94,7 @@ def _url(text: str) -> str:
         text.encode()  # a name that is not UTF-8 comes as lone surrogates
         if db.is_postgres(text):
             places = urlsplit(text).netloc.rpartition("@")[2].split(",")
-            if not all(map(PLACE.fullmatch, places)):
+            if not all(map(_is_place, places)):
                 raise db.RefusedError(
                     "it names a host or a port that is none; "
                     "what is special in a password is percent-encoded"

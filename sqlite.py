@@ -290,5 +290,6 @@ def path_of(url: str) -> Path:
     """Return the file that `sqlite:///relative` or `sqlite:////absolute` names."""
     name = url.removeprefix("sqlite:///")
     if name == url or not name or name == ":memory:":
-        raise db.RefusedError(f"{url} names no database: sqlite:///NAME does")
+        shown = db.without_password(url)
+        raise db.RefusedError(f"{shown} names no database: sqlite:///NAME does")
     return Path(name)

@@ -75,6 +75,12 @@ ENGINES = ("sqlite", "postgresql")
 one_engine = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Marks a test of what the database has no part in, or of SQLite alone."""
 
+several_processes = pytest.mark.skipif(
+    not sqlite_lane.WAL_RESET_FIXED,
+    reason="this SQLite is older than the fix of sqlite.org/wal.html#walresetbug",
+)
+"""Marks a test of what the server does only where two connections may write."""
+
 JOHN = {"name": "John Doe", "address": "Amsterdam, NL"}
 PHONE = {"purchase_name": "Iphone 10 Pro", "quantity": 4}
 MAX_ID = 2**63 - 1
@@ -2013,6 +2019,7 @@ def test_help(main: Main) -> None:
         ([], {"DATABASE_URL": "mysql://host/name"}, "DATABASE_URL"),
         ([], {"DATABASE_URL": "postgresql://host:abc/name"}, "DATABASE_URL"),
         ([], {"DATABASE_URL": "postgresql://a:1,[::1/name"}, "DATABASE_URL"),
+        ([], {"DATABASE_URL": "postgresql://127.0.0.1:99999/name"}, "DATABASE_URL"),
         (
             [],
             {"DATABASE_URL": "sqlite:///missing/name"},
@@ -2187,14 +2194,21 @@ def test_old_sqlite(
         "postgresql://ann:zy\u2100xw@127.0.0.1:1/shop",
         "postgresql://ann:zyxw@127.0.0.1:1/shop",
         "postgresql://127.0.0.1:1/shop?user=ann&password=zyxw",
+        "postgresql+asyncpg://ann:zyxw@127.0.0.1:1/shop",
+        " postgresql://ann:zyxw@127.0.0.1:1/shop",
     ],
 )
 def test_password_is_kept_secret(main: Main, url: str) -> None:
-    status, out, err = main("--database-url", url)
-    assert status in (1, 2)
-    assert (out, err.count("\n")) == ("", 1)
-    assert "zy" not in err
-    assert "xw" not in err
+    for arguments in (
+        ("--database-url", url),
+        ("--database-url", url, "backup", "copy"),
+        ("copy", url, "sqlite:///db.sqlite3"),
+    ):
+        status, out, err = main(*arguments)
+        assert status in (1, 2)
+        assert (out, err.count("\n")) == ("", 1)
+        assert "zy" not in err
+        assert "xw" not in err
 
 
 def test_asyncpg_missing(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2213,6 +2227,7 @@ def test_port_in_use(main: Main) -> None:
     assert re.fullmatch(r"server\.py: .*in use.*\n", err), err
 
 
+@several_processes
 def test_workers(tmp_path: Path) -> None:
     """Two processes share the port, the database and the metrics; both stop."""
     counted = r'(?m)^http_.*_count\{.*"POST".*"201".*\} (\S+)$'
@@ -2237,6 +2252,7 @@ def test_workers(tmp_path: Path) -> None:
     assert sorted(posts) == sorted(sent)
 
 
+@several_processes
 def test_worker_that_dies(tmp_path: Path) -> None:
     """Another takes its place, and knows the tokens of now, not those of the start."""
     file = tmp_path / "tokens"
@@ -2266,6 +2282,28 @@ def test_worker_that_dies(tmp_path: Path) -> None:
         assert ours.stop() == 0, ours.log()
 
 
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("kill(15)", 0), ("kill(9)", 1), ("_exit(3)", 1), ("_exit(0)", 0)],
+)
+def test_how_workers_end(end: str, status: int) -> None:
+    """A stop is clean also where a signal came to all, and twice to some."""
+    call = end.replace("kill(", "kill(os.getpid(), ")
+    command = [sys.executable, "-c", f"import os; os.{call}"]
+    ended = subprocess.Popen(command)  # noqa: S603 - a program of the test's own
+    parent = workers.Parent(1, lambda: None)
+    parent.running = {ended.pid: 0}
+    parent.stopping = True
+
+    def is_buried() -> bool:
+        parent._bury()
+        return not parent.running
+
+    assert soon(is_buried)
+    assert parent.status == status
+    ended.wait()
+
+
 def test_workers_refused(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes would damage the file with an old SQLite."""
     monkeypatch.setattr(sqlite_lane, "WAL_RESET_FIXED", False)
@@ -2293,7 +2331,8 @@ def test_stop_answers_what_was_begun(tmp_path: Path, number: int) -> None:
         with pytest.raises(ConnectionRefusedError):
             exchange(ours.port, request)
     messages = [json.loads(line) for line in ours.err.read_text().splitlines()]
-    assert [line["message"].split()[0] for line in messages] == ["serving", "stopping"]
+    told = [line["message"].split()[0] for line in messages if line["level"] == "info"]
+    assert told == ["serving", "stopping"]
     lines = [json.loads(line) for line in ours.out.read_text().splitlines()]
     assert lines[-1]["status"] == 201, lines
     assert not (tmp_path / "db.sqlite3-wal").exists(), "not checkpointed"
@@ -2840,6 +2879,7 @@ async def visit(path: Path) -> None:
     assert await visitor.wait() == 0
 
 
+@several_processes
 @one_engine
 async def test_checkpoints_beside_commits(
     opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -2920,6 +2960,7 @@ async def test_failed_checkpoint_after_a_commit(
     assert await list_ids(ask) == [1, 2]
 
 
+@several_processes
 @one_engine
 async def test_caretaker_goes_on(
     ask: Ask, engine: sqlite.Engine, monkeypatch: pytest.MonkeyPatch
@@ -3264,6 +3305,51 @@ async def test_commit_that_nobody_vouches_for(postgresql_url: str) -> None:
                 raise ConnectionResetError("cut off in the middle of it")
     finally:
         await engine.close()
+
+
+async def test_connections_that_are_let_in_no_more(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are there do the work."""
+    await asyncio.to_thread(server.try_make_db, postgresql_url)
+    engine = await importlib.import_module("postgres").connect(postgresql_url)
+    asyncpg = importlib.import_module("asyncpg")
+
+    async def refuse() -> None:
+        raise asyncpg.TooManyConnectionsError("too many clients")
+
+    monkeypatch.setattr(engine.hosts, "connect", refuse)
+    try:
+        units = [engine.write(db.add_customer, "x", "", db.now()) for _ in range(6)]
+        rows = await asyncio.gather(*units)
+        assert sorted(row.id for row in rows) == [1, 2, 3, 4, 5, 6]
+    finally:
+        await engine.close()
+
+
+async def test_ready_for_reading_alone(postgresql_url: str) -> None:
+    query = "&target_session_attrs=any&options=-cdefault_transaction_read_only%3Don"
+    engine = await importlib.import_module("postgres").connect(postgresql_url + query)
+    try:
+        with pytest.raises(db.UnavailableError, match="read-only"):
+            await engine.check()
+    finally:
+        await engine.close()
+
+
+def test_ids_come_to_an_end() -> None:
+    """It is told as on SQLite."""
+    session = importlib.import_module("postgres_session")
+    limit = importlib.import_module("asyncpg").SequenceGeneratorLimitExceededError
+    assert isinstance(session.translated(limit("nextval")), db.DiskFullError)
+
+
+@pytest.mark.parametrize("year", ["0001-01-01", "9999-12-31"])
+def test_time_that_cannot_be_copied(year: str) -> None:
+    """The driver would take it for infinity."""
+    transfer = importlib.import_module("transfer")
+    with pytest.raises(ValueError, match=f"{year}.* is too far"):
+        transfer._weigh("time", f"{year} 00:00:00.000000+00:00")
 
 
 class SyncRepWarning(NamedTuple):

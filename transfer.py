@@ -144,6 +144,8 @@ def _weigh(kind: str, value: Any) -> tuple[Any, int]:
         if "\0" in value:
             raise ValueError("PostgreSQL holds no text with U+0000")
         return value, len(value.encode())
+    if value.startswith(("0001-01-01", "9999-12-31")):  # infinity, to the driver
+        raise ValueError(f"{value!r} is too far from now")
     time = datetime.fromisoformat(value)
     if time.isoformat(" ", "microseconds") != value:
         raise ValueError(f"{value!r} is not a time as this server writes it")

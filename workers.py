@@ -194,7 +194,8 @@ class Parent:
             number = self.running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             if self.stopping:
-                self.status |= code != 0
+                # One that had stopped already may die of a signal sent to all.
+                self.status |= code not in (0, -signal.SIGTERM)
                 continue
             pause = self._pause(number)
             self.due[number] = time.monotonic() + pause

@@ -135,7 +135,7 @@ class Lane:
             try:
                 return await self._new_session()
             except ERRORS as exc:
-                if code_of(exc) != CROWDED or not self.busy:
+                if code_of(exc) != CROWDED or not (self.busy or self.idle):
                     raise
             if not self.idle:
                 self._returned.clear()

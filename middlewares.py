@@ -37,17 +37,18 @@ def observed(route: Route, door: Door, telemetry: Telemetry) -> Handler:
     async def observe(request: web.Request) -> web.StreamResponse:
         began = time()
         telemetry.in_flight += 1
-        given = request.headers.get("X-Request-Id")
+        headers = request.headers
+        given = headers.get("X-Request-Id")
         request_id = given if given and CALLERS_ID.fullmatch(given) else next(ids)
         request[REQUEST_ID] = request_id
         caller, status = "", CLIENT_GONE
         try:
             if door.tokens is not None and request.method != "OPTIONS":
                 caller = request[CALLER] = door.caller(request, access)
-            _check_host(request.headers.get("Host", ""))
+            _check_host(headers.get("Host", ""))
             if request.version != HttpVersion11:
                 _check_version(request)
-            if "Content-Encoding" in request.headers and not anywhere:
+            if "Content-Encoding" in headers and not anywhere:
                 raise Problem(415, "A body must come without a Content-Encoding.")
             if "?" in request.raw_path and not anywhere:
                 _check_query(request, query)

@@ -41,6 +41,7 @@ from peers.targets import (
 )
 from serving import call, print_table
 
+ROUNDS = 5
 LONG, LARGE = 500_000, 2_000_000
 """How many purchases a long list has, and a large table."""
 
@@ -343,7 +344,7 @@ def options() -> argparse.Namespace:
     programs = [name for name in PROGRAMS if name != OURS]
     others = [name for name in programs if PROGRAMS[name].usual]
     for flag, kind, meaning in (
-        ("--rounds", int, "how often each is measured (5; with --short 2)"),
+        ("--rounds", int, f"how often each is measured ({ROUNDS}; with --short 3)"),
         ("--seconds", int, "how long each time (4; with --short 2)"),
         ("--only", str, f"some of {','.join(sections)}"),
         ("--against", str, f"some of {','.join(programs)}"),
@@ -361,7 +362,7 @@ def options() -> argparse.Namespace:
     chosen.against = chosen.against.split(",") if chosen.against else others
     if wrong := {*chosen.only} - {*sections} | {*chosen.against} - {*programs}:
         parser.error(f"no such thing: {', '.join(wrong)}")
-    chosen.rounds = chosen.rounds or (2 if chosen.short else 5)
+    chosen.rounds = chosen.rounds or (3 if chosen.short else ROUNDS)
     chosen.seconds = chosen.seconds or (2 if chosen.short else 4)
     return chosen
 
@@ -386,30 +387,44 @@ def write(found: Mapping[str, object], figures: Path | None, svg: Path | None) -
             path.write_text(text)
 
 
-def main() -> int:
-    """Run the check; 1 when a goal is missed, with --short when it is missed by far."""
-    chosen = options()
+def bench(chosen: argparse.Namespace, rounds: int) -> bool:
+    """Measure, write and tell; return whether the goals were met, or nearly."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise SystemExit("bench.py: two cores are needed, one of them for the load")
-    install_wrk()
-    for name in (OURS, *chosen.against):
-        PROGRAMS[name].install()
     os.sched_setaffinity(0, {cores[1]})  # the server's core is for the server alone
-    INSTALLED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=INSTALLED) as folder:  # on the disk
         core, other = map(str, cores[:2])
         run = Run(
-            chosen.rounds,
+            rounds,
             chosen.seconds,
             other,
             pinned=Place(Path(folder), core),
             unpinned=Place(Path(folder), f"{core},{other}"),
         )
         measure_all(run, chosen.only, chosen.against)
+    os.sched_setaffinity(0, cores)
     write(document(run), chosen.json, chosen.chart)
     print(f"\nLoad average before: {run.load_average:.1f}; more than 0.5 disturbs.\n")
-    return 0 if judge(run, 0.75 if chosen.short else 1.0) else 1
+    return judge(run, 0.75 if chosen.short else 1.0)
+
+
+def main() -> int:
+    """Run the check; 1 when a goal is missed, with --short when it is missed by far.
+
+    What else goes on in the machine looks the same for a moment: what a short run
+    missed by far is measured once more, for longer.
+    """
+    chosen = options()
+    if len(os.sched_getaffinity(0)) < 2:
+        raise SystemExit("bench.py: two cores are needed, one of them for the load")
+    install_wrk()
+    for name in (OURS, *chosen.against):
+        PROGRAMS[name].install()
+    INSTALLED.mkdir(exist_ok=True)
+    held = bench(chosen, chosen.rounds)
+    if not held and chosen.short:
+        print("\nOnce more, for longer.\n")
+        held = bench(chosen, ROUNDS)
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

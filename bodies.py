@@ -94,13 +94,16 @@ def given(value: V | UnsetType) -> V | None:
     return None if isinstance(value, UnsetType) else value
 
 
-async def read(request: web.Request, merge_patch: bool = False) -> bytes:
-    """Return the body of a request. Problem 400, 408, 413 or 415."""
-    _check_kind(request, merge_patch)
+async def read(request: web.Request, body: type[B]) -> B:
+    """Return the struct that the body of a request holds.
+
+    Problem 400, 408, 413, 415, or 422 with all faults.
+    """
+    _check_kind(request)
     content = request.content
-    return (
-        _bounded(content.read_nowait(-1)) if content.is_eof() else await _rest(request)
-    )
+    if content.is_eof():
+        return decode(_bounded(content.read_nowait(-1)), body)
+    return decode(await _rest(request), body)
 
 
 async def read_any(request: web.Request) -> bytes:
@@ -137,11 +140,13 @@ def _bounded(chunk: bytes, before: int = 0) -> bytes:
     return chunk
 
 
-def _check_kind(request: web.Request, merge_patch: bool = False) -> None:
+def _check_kind(request: web.Request) -> None:
     given = request.headers.get("Content-Type", "")
     if given == "application/json":
         return
-    accepted = ["application/json", "application/merge-patch+json"][: 1 + merge_patch]
+    accepted = ["application/json"]
+    if request.method == "PATCH":
+        accepted.append("application/merge-patch+json")
     kind, *parameters = (part.strip().lower() for part in given.split(";"))
     charsets = [part for part in parameters if part.startswith("charset")]
     if kind not in accepted or not UTF_8.issuperset(charsets):

@@ -145,16 +145,12 @@ def _id(request: web.Request, name: str) -> int:
     return number
 
 
-async def _body(request: web.Request, body: type[bodies.B]) -> bodies.B:
-    return bodies.decode(await bodies.read(request, request.method == "PATCH"), body)
-
-
 # Customers
 
 
 async def create_customer(request: web.Request) -> web.StreamResponse:
     """Record a customer."""
-    new = await _body(request, NewCustomer)
+    new = await bodies.read(request, NewCustomer)
     return await _add(
         request, new, _created, db.add_customer, new.name, new.address, db.now()
     )
@@ -189,7 +185,7 @@ def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
 async def change_customer(request: web.Request) -> web.StreamResponse:
     """Change some of a customer."""
     customer_id = _id(request, "customer_id")
-    changes = await _body(request, CustomerChanges)
+    changes = await bodies.read(request, CustomerChanges)
     row = await request.app[DATABASE].write(
         db.update_customer,
         customer_id,
@@ -219,7 +215,7 @@ def _deleted(count: int) -> Reply:
 async def add_purchase(request: web.Request) -> web.StreamResponse:
     """Record what a customer bought."""
     customer_id = _id(request, "customer_id")
-    new = await _body(request, NewPurchase)
+    new = await bodies.read(request, NewPurchase)
     return await _add(
         request,
         new,
@@ -279,13 +275,15 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
 async def change_purchase(request: web.Request) -> web.StreamResponse:
     """Change some of a purchase."""
     purchase_id = _id(request, "purchase_id")
-    return await _update(request, purchase_id, await _body(request, PurchaseChanges))
+    return await _update(
+        request, purchase_id, await bodies.read(request, PurchaseChanges)
+    )
 
 
 async def replace_purchase(request: web.Request) -> web.StreamResponse:
     """Change all of a purchase."""
     purchase_id = _id(request, "purchase_id")
-    return await _update(request, purchase_id, await _body(request, NewPurchase))
+    return await _update(request, purchase_id, await bodies.read(request, NewPurchase))
 
 
 async def _update(

@@ -16,6 +16,7 @@ import db
 from sqlite_lane import (
     BUSY_SECONDS,
     CORRUPT,
+    GATHER_TURNS,
     TROUBLES,
     UNCERTAIN,
     WAL_PAGES,
@@ -30,6 +31,8 @@ from sqlite_lane import (
 
 LOG = logging.getLogger("server")
 
+COMMIT_TURNS = 16
+"""Turns of the loop that a commit waits for further units, where others have come."""
 STILL_BUSY_SECONDS = 0.1
 """How long the next unit waits for a process that held it while one waited in vain."""
 RECHECK_SECONDS = 5.0
@@ -103,6 +106,7 @@ class WritingLane(Lane):
         if self.stale:
             self.reopen()
         self.wait_for_lock(STILL_BUSY_SECONDS if self.health.locked else BUSY_SECONDS)
+        self.gather_turns = COMMIT_TURNS if len(jobs) > 1 else GATHER_TURNS
         before = self._conn.total_changes
         outcomes = super().transact(jobs)
         self.health.locked = False

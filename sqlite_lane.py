@@ -118,6 +118,7 @@ class Lane(aiosqlite.Connection):
     """A connection that runs units of work in batches, one hop to its thread each."""
 
     begin = "BEGIN"
+    gather_turns = GATHER_TURNS
     hanging = "the disk does not answer"
 
     def __init__(self, path: Path, health: Health) -> None:
@@ -189,7 +190,7 @@ class Lane(aiosqlite.Connection):
         later; PostgreSQL's commit_delay has the same reason.
         """
         quiet_turns = 0
-        while quiet_turns < GATHER_TURNS and len(self.waiting) < BATCH_UNITS:
+        while quiet_turns < self.gather_turns and len(self.waiting) < BATCH_UNITS:
             before = len(self.waiting)
             await asyncio.sleep(0)
             quiet_turns = 0 if len(self.waiting) > before else quiet_turns + 1

@@ -256,8 +256,8 @@ def _is_list(route: Route) -> bool:
 
 def _has_tag(route: Route) -> bool:
     """Return whether a route answers with one row, or a page: with an entity tag."""
-    pages = (handlers.description, handlers.docs, handlers.docs_asset)
-    return route.reply in Tagged.__subclasses__() or route.handler in pages
+    of_the_page = (handlers.description, handlers.docs, handlers.docs_asset)
+    return route.reply in Tagged.__subclasses__() or route.handler in of_the_page
 
 
 def _operation(route: Route) -> Object:

@@ -49,7 +49,7 @@ from hypothesis.stateful import (
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_aiohttp import AiohttpClient
-from serving import Server, exchange, free_port, request_bytes, serving
+from serving import Server, exchange, free_port, request_bytes, serving, visitor_of
 from yarl import URL
 
 import bodies
@@ -2861,21 +2861,9 @@ async def test_failed_commit(
     assert await list_ids(ask) == [1, 2]
 
 
-VISITOR = """
-import sqlite3, sys
-database = sqlite3.connect(sys.argv[1])
-database.execute("SELECT count(*) FROM customer").fetchall()
-database.close()
-"""
-
-
 async def visit(path: Path) -> None:
-    """Look into a database from another process, which takes its leave of it.
-
-    It would remove the WAL of a database on which nobody else has a lock.
-    """
-    command = (sys.executable, "-c", VISITOR, str(path))
-    visitor = await asyncio.create_subprocess_exec(*command)
+    """Look into a database from another process."""
+    visitor = await asyncio.create_subprocess_exec(*visitor_of(path))
     assert await visitor.wait() == 0
 
 

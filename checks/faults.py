@@ -50,7 +50,15 @@ from ledger import (
     quantity_of,
     writing,
 )
-from serving import Reply, Server, call, print_table, request_bytes, serving
+from serving import (
+    Reply,
+    Server,
+    call,
+    print_table,
+    request_bytes,
+    serving,
+    visitor_of,
+)
 
 BUSY_SECONDS = 2.0
 """The server's busy_timeout."""
@@ -69,13 +77,6 @@ print(time.monotonic(), flush=True)
 time.sleep(float(sys.argv[2]))
 print(time.monotonic(), flush=True)
 file.execute("ROLLBACK")
-"""
-
-VISITOR = """
-import sqlite3, sys
-file = sqlite3.connect(sys.argv[1])
-file.execute("SELECT count(*) FROM customer").fetchall()
-file.close()
 """
 
 ABANDONED = """
@@ -350,7 +351,7 @@ async def looked_at(server: Server, size: Size) -> Finding:
     Were it to lose its locks, the first to leave would take the WAL with it.
     """
     ledger, result = Ledger(), Finding()
-    command = (sys.executable, "-c", VISITOR, str(server.folder / "db.sqlite3"))
+    command = visitor_of(server.folder / "db.sqlite3")
     async with writing(server.url, ledger, 24):
         for _ in range(size.visitors):
             visitor = await asyncio.create_subprocess_exec(*command)

@@ -16,6 +16,12 @@ from email.message import Message
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+VISITOR = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+file.execute("SELECT count(*) FROM customer").fetchall()
+file.close()
+"""
 
 
 def free_port() -> int:
@@ -283,6 +289,14 @@ def call(server: Server, method: str, path: str, value: object = None) -> Reply:
     """Send one proper request, with a JSON body unless that is None."""
     body = None if value is None else json.dumps(value).encode()
     return exchange(server.port, request_bytes(method, path, body), method)
+
+
+def visitor_of(database: Path) -> tuple[str, ...]:
+    """Return the command of a program that looks into a database and takes its leave.
+
+    It would remove the WAL of a database on which nobody else has a lock.
+    """
+    return (sys.executable, "-c", VISITOR, str(database))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

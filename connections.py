@@ -1,20 +1,25 @@
 """Limits on slow and many clients, where aiohttp 3.14 has no setting for them."""
 
 import asyncio
+import logging
 import re
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import time
 from typing import Any, ClassVar, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod
+from yarl import URL
 
 from handlers import unmatched
 from middlewares import CALLERS_ID, TELEMETRY, answer
 from replies import REQUEST_ID, Problem, Reply
 from telemetry import Telemetry
+
+LOG = logging.getLogger("server")
 
 HEAD_SECONDS = 15.0
 """How long the head of a request may take to come."""
@@ -40,14 +45,19 @@ class Connection(web.RequestHandler):
         "beginning",
         "head_since",
         "pipe",
+        "server",
         "telemetry",
         "unread",
         "unread_since",
+        "unreadable",
     )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, **server.settings)
+        self.server = server
         self.telemetry = server.telemetry
+        self.unreadable: Exception | None = None
+        self._request_factory = self._make_request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the head of the first request."""
@@ -57,6 +67,18 @@ class Connection(web.RequestHandler):
         if LOW_WATER is not None and (pipe := transport.get_extra_info("socket")):
             pipe.setsockopt(socket.IPPROTO_TCP, LOW_WATER, UNSENT_BYTES)
         super().connection_made(transport)
+        task: asyncio.Task[None] | None = self._task_handler
+        if task is not None:
+            task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """Close the connection, whatever ended the task that serves it.
+
+        aiohttp leaves it open, and nothing would ever read it again.
+        """
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            LOG.error("a connection broke off: %s", fault, exc_info=fault)
+        self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and note when a head began that is not whole yet."""
@@ -119,6 +141,42 @@ class Connection(web.RequestHandler):
         """Note that the client reads, and go on writing."""
         self.unread = 0
         super().resume_writing()
+
+    def _make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        """Return the request of a message, to `/` if its target cannot be read.
+
+        yarl raises UnicodeError for a host like `xn--` where aiohttp catches nothing.
+        """
+        make = self.server.request_factory
+        try:
+            return make(message, payload, protocol, writer, task)
+        except Exception as exc:
+            self.unreadable = exc
+            message = message._replace(url=URL("/"))
+            return make(message, payload, protocol, writer, task)
+
+    def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Handle a request; one with a target that cannot be read is answered 400."""
+        fault = self.unreadable
+        if fault is not None:
+
+            async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+                return self.handle_error(request, 400, fault)
+
+            request_handler = refuse
+        return super()._handle_request(request, start_time, request_handler)
 
     def handle_error(
         self,

@@ -342,6 +342,14 @@ def soon(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return False
 
 
+def count_connections(ask: Ask) -> int:
+    """Return how many connections the server under test has open."""
+    runner = ask.client.server.runner
+    assert runner is not None
+    assert runner.server is not None
+    return len(runner.server.connections)
+
+
 async def list_ids(ask: Ask) -> list[int]:
     """Return the ids of all purchases."""
     listed = await ask("GET /api/v1/customer")
@@ -1064,6 +1072,20 @@ SIZED = b"POST /api/v1/customer HTTP/1.1\r\n" + HOST
 CHUNKED = (
     SIZED + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
+UNREADABLE = (
+    b"GET http://xn--/",
+    b"GET http://xn--a:80/livez?a=marker",
+    b"HEAD https://a.xn--a-.example/livez",
+    b"GET http://xn--\xc3\xbc/",
+    b"GET http://[::1/",
+    b"GET http://a:99999/",
+    b"GET http://a:marker/",
+    b"GET http:livez",
+    b"CONNECT xn--a:443",
+    b"CONNECT a:99999",
+    b"CONNECT a:b",
+)
+"""Begin requests whose target no parser, or not every one, can take to pieces."""
 
 
 @one_engine
@@ -1100,6 +1122,7 @@ CHUNKED = (
         (b"FOO /api/v1/customer/5 HTTP/1.1\r\n" + HOST + b"\r\n", 405),
         (b"FOO / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
         (b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+        *((line + b" HTTP/1.1\r\n" + HOST + b"\r\n", 400) for line in UNREADABLE),
     ],
 )
 async def test_not_http(
@@ -1115,6 +1138,66 @@ async def test_not_http(
     assert "marker" not in reply.text
     assert not caplog.records, caplog.text
     assert (await ask("GET /")).json["healthy"] is True
+
+
+@one_engine
+async def test_unreadable_targets_hold_nothing(ask: Ask) -> None:
+    """Their connections are closed, whether their clients stay, hang up or go."""
+    await ask("GET /livez")
+    before = count_connections(ask)
+    opens = []
+    for number in range(300):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ask.port)
+        line = UNREADABLE[number % len(UNREADABLE)]
+        writer.write(line + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        if number % 3 == 0:
+            writer.close()
+        elif number % 3 == 1:
+            writer.write_eof()
+        opens.append((reader, writer))
+    for reader, writer in opens:
+        if not writer.is_closing():
+            reply = await asyncio.wait_for(reader.read(), 10)
+            assert reply.startswith(b"HTTP/1.1 400 "), reply
+            writer.close()
+    assert await asyncio.to_thread(soon, lambda: count_connections(ask) == before, 5)
+    await ask("GET /livez")
+
+
+@one_engine
+async def test_answers_before_an_unreadable_target(ask: Ask) -> None:
+    """What came before it on the connection is answered, and it has its own id."""
+    body = json.dumps(JOHN).encode()
+    keep = [("Connection", "keep-alive"), ("X-Request-Id", "first")]
+    whole = request_bytes("POST", "/api/v1/customer", body, keep)
+    bad = UNREADABLE[0] + b" HTTP/1.1\r\n" + HOST + b"X-Request-Id: second\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", ask.port)
+    writer.write(whole + bad + whole)
+    replies = (await asyncio.wait_for(reader.read(), 10)).decode()
+    writer.close()
+    found = re.findall(r"HTTP/1.1 (\d+)|X-Request-Id: (\w+)", replies)
+    assert found == [("201", ""), ("", "first"), ("400", ""), ("", "second")], replies
+    assert await list_names(ask) == ["John Doe"]
+
+
+@one_engine
+async def test_task_that_dies(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever ends the task of a connection, the connection is closed and it is told.
+
+    aiohttp makes the writer of an answer outside of everything that catches.
+    """
+    monkeypatch.setattr("aiohttp.web_protocol.StreamWriter", None)
+    reader, writer = await asyncio.open_connection("127.0.0.1", ask.port)
+    writer.write(request_bytes("GET", "/livez"))
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    monkeypatch.undo()
+    assert [record.getMessage() for record in caplog.records] == [
+        "a connection broke off: 'NoneType' object is not callable"
+    ]
+    await ask("GET /livez")
 
 
 @one_engine
@@ -1196,11 +1279,7 @@ async def test_client_that_never_reads(
     """It is cut off, however much it asked for."""
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0.1)
     await engine.write(add_many, customer, 5000)
-    runner = ask.client.server.runner
-    assert runner is not None
-    served = runner.server
-    assert served is not None
-    before = len(served.connections)
+    before = count_connections(ask)
     kept = request_bytes(
         "GET", "/api/v1/customer", None, [("Connection", "keep-alive")]
     )
@@ -1209,12 +1288,11 @@ async def test_client_that_never_reads(
         stuck.connect(("127.0.0.1", ask.port))
         stuck.sendall(kept * 20)
         await asyncio.sleep(0.5)
-        assert len(served.connections) == before + 1
-        for _ in range(80):  # less than the session keeps its own connection
-            await asyncio.sleep(0.1)
-            if len(served.connections) == before:
-                break
-        assert len(served.connections) == before
+        assert count_connections(ask) == before + 1
+        # less than the session keeps its own connection
+        assert await asyncio.to_thread(
+            soon, lambda: count_connections(ask) == before, 8
+        )
     await ask("GET /")
 
 

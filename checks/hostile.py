@@ -12,16 +12,27 @@ soon; text that was taken is read again as it was sent; the next honest request 
 import argparse
 import json
 import secrets
+import socket
 import sqlite3
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import Reply, Server, call, exchange, print_table, request_bytes, serving
+from serving import (
+    Reply,
+    Server,
+    call,
+    exchange,
+    print_table,
+    read_reply,
+    request_bytes,
+    serving,
+)
 
 MARK = f"mk{secrets.token_hex(6)}"
 """Stands in the inputs of this run and occurs nowhere else."""
@@ -29,6 +40,8 @@ MEMORY_LIMIT = 32.0
 """How many MiB a case may add to the server's resident memory at its peak."""
 SECONDS_LIMIT = 5.0
 """How long an answer may take on the slowest machine; they take milliseconds."""
+IDLE_CPU = 0.1
+"""How many seconds of CPU a second the server may use when nobody asks anything."""
 JSON_TYPE = "application/json"
 NO_REPLY = 0
 CUSTOMERS = "/api/v1/customer"
@@ -295,6 +308,7 @@ ENDS_EARLY = (
     head(LENGTH) + BODY[:20], head(CHUNKED) + CHUNKS[:20], head(CHUNKED) + CHUNKS[:-7],
     head(LENGTH)[:-2], head(LENGTH)[:30],
 )
+REST = f"\r\nHost: a\r\nX-Mark: {MARK}\r\nConnection: close\r\n\r\n".encode()
 PATH = PURCHASES.encode()
 MARKED = MARK.encode()
 START_LINES: tuple[tuple[bytes, tuple[int, ...]], ...] = (
@@ -337,9 +351,8 @@ def framings() -> Iterator[Case]:
     yield Case("POST", endless(), (413,))
     for request in ENDS_EARLY:
         yield Case("POST", request, (NO_REPLY, 400), hang_up=True)
-    rest = f"\r\nHost: a\r\nX-Mark: {MARK}\r\nConnection: close\r\n\r\n".encode()
     for line, right in START_LINES:
-        yield Case("GET", line + rest, right)
+        yield Case("GET", line + REST, right)
 
 
 # 6. paths, queries and methods
@@ -504,6 +517,84 @@ def with_lines(method: str, path: str, name: str, lines: bytes) -> bytes:
     return first + b"\r\n" + lines + b"\r\n" + rest
 
 
+# 9. targets
+
+# fmt: off
+HOSTS = (
+    "xn--", "xn--a", "xn--a-", "XN--A", "a.xn--", "xn--.a", "xn--0", "xn--zz-",
+    "xn--\xfc", "xn--" + "a" * 60, "xn--" + "9" * 80, "xn---", "%78n--a", "a%zz", "%",
+    "\xfc", "\u2603", "\u0660", "a..b", ".", "a" * 64, "a." * 130, "-a-", "_",
+    "[", "]", "[]", "[::1", "::1]", "[::1]", "[::1]x", "[v1.a]", "[1]", "[fe80::1%25a]",
+    "u@h", "u:p@h", "@", ":", "h:0", "h:-1", "h:80x", "h:65536", "h:99999999", "h:",
+    "1.2.3.999", "0x7f.1", "\x01", "\\", "|", "^", '"', "{}", "<>", "*", "?", "#",
+)
+# fmt: on
+FORMS = (
+    "GET http://%s/livez",
+    "GET https://%s:80/?a",
+    "DELETE ftp://%s",
+    "GET //%s/a",
+    "GET %s",
+    "GET a:%s",
+    "CONNECT %s:443",
+    "CONNECT %s",
+    "OPTIONS *%s",
+    "POST http://%s/api/v1/customer",
+)
+
+
+def targets() -> Iterator[Case]:
+    """Yield requests whose target names a host, in every form, that may be none."""
+    for form in FORMS:
+        method = form.partition(" ")[0]
+        for host in HOSTS:
+            line = f"{form % host} HTTP/1.1".encode()
+            yield Case(method, line + REST, (200, 204, 400, 401, 404, 405, 415, 422))
+    for host in ("xn--", "xn--a", "a.xn--"):
+        yield Case("GET", f"GET http://{host}/ HTTP/1.1".encode() + REST, (400,))
+
+
+FLOOD = "9 targets, at once"
+FLOOD_CASES = 5000
+
+
+def flood(server: Server) -> list[str]:
+    """Send targets that cannot be read on many connections; return what they hold.
+
+    A third of the clients go at once, a third hang up and read, a third stay.
+    """
+    descriptors, memory = server.descriptors(), server.memory()
+    request = b"GET http://xn--/ HTTP/1.1" + REST.replace(b"close", b"keep-alive")
+    wrong = 0
+    for _ in range(0, FLOOD_CASES, 500):
+        peers = []
+        for turn in range(500):
+            peer = socket.create_connection(("127.0.0.1", server.port), SECONDS_LIMIT)
+            peer.sendall(request)
+            if turn % 3 == 0:
+                peer.close()
+                continue
+            if turn % 3 == 1:
+                peer.shutdown(socket.SHUT_WR)
+            peers.append(peer)
+        for peer in peers:
+            wrong += not wrong and read_reply(peer).status != 400
+            peer.close()
+    faults = ["not answered 400"] if wrong else []
+    until = time.monotonic() + SECONDS_LIMIT
+    while server.descriptors() > descriptors and time.monotonic() < until:
+        time.sleep(0.05)
+    if (held := server.descriptors() - descriptors) > 0:
+        faults.append(f"{held} descriptors are held")
+    if (grown := server.memory() - memory) > MEMORY_LIMIT:
+        faults.append(f"memory grew by {grown:.0f} MiB")
+    used = server.cpu_seconds()
+    time.sleep(1)
+    if (used := server.cpu_seconds() - used) > IDLE_CPU:
+        faults.append(f"idle, it used {used:.2f} s of CPU in a second")
+    return faults
+
+
 # Trying them
 
 GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
@@ -515,6 +606,7 @@ GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "6 paths, queries, methods": paths,
     "7 ids in bodies": ids_in_bodies,
     "8 header fields": header_fields,
+    "9 targets": targets,
 }
 
 
@@ -617,7 +709,8 @@ def value_of(reply: Reply, key: str) -> object:
 
 def run(folder: Path, word: str) -> list[str]:
     """Try every case of the groups that hold `word` in their name; return breaches."""
-    rows, breaches = [], []
+    rows: list[tuple[object, ...]] = []
+    breaches: list[str] = []
     with serving(folder) as server:
         trial = Trial(server)
         with closing(trial.database):
@@ -629,6 +722,10 @@ def run(folder: Path, word: str) -> list[str]:
                     if faults:
                         breaches.append(f"{group}: {shown(case, reply)}: {faults}")
                 rows.append((group, tried, tried - wrong, wrong))
+            if word in FLOOD:
+                faults = flood(server)
+                breaches += [f"{FLOOD}: {fault}" for fault in faults]
+                rows.append((FLOOD, FLOOD_CASES, "", len(faults)))
         server.stop()
         breaches += [f"at the end: {fault}" for fault in trial.log_faults()]
     print_table(("hostile input", "cases", "right", "wrong"), rows)

@@ -131,6 +131,11 @@ class Server:
                 return int(line.split()[1]) / 1024
         raise RuntimeError(f"no {entry}")
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used (proc_pid_stat(5))."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def reset_peak(self) -> None:
         """Let `memory("VmHWM")` begin anew (proc_pid_clear_refs(5))."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")

@@ -304,10 +304,10 @@ def print_loads(run: Run, cases: Iterable[str], servers: Sequence[str]) -> None:
 def judge(run: Run, short: bool) -> bool:
     """Print the goals; return whether all are met.
 
-    The short form, which runs on any machine, leaves a quarter of the bound, and does
-    not judge what is not portable.
+    The short form, which runs on any machine beside anything, leaves half of a bound:
+    rounds of one program differed by 1.7. It does not judge what is not portable.
     """
-    slack = 0.75 if short else 1.0
+    slack = 0.5 if short else 1.0
     rows = []
     for goal in run.goals:
         verdict = "missed" if goal.missed() else "met"

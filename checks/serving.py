@@ -132,9 +132,14 @@ class Server:
         raise RuntimeError(f"no {entry}")
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has used (proc_pid_stat(5))."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return what its processes have used of the processors (proc_pid_stat(5))."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # a process that has just ended
+                fields = stat.read_text().rpartition(") ")[2].split()
+                if int(fields[2]) == self.pid:  # its process group
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def reset_peak(self) -> None:
         """Let `memory("VmHWM")` begin anew (proc_pid_clear_refs(5))."""

@@ -54,11 +54,11 @@ def measure(case: str, load: Load, target: Target, cores: str, seconds: int) -> 
     command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{CONNECTIONS}"]
     command += [f"-d{seconds}s", "-s", str(PEERS / load.script), target.server.url]
     command += ["--", *map(str, numbers)]
-    used = target.cpu_seconds()
+    used = target.server.cpu_seconds()
     nothing: AbstractContextManager[list[int]] = nullcontext([])
     with streaming(target) if load.stream else nothing as rows:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    used = target.cpu_seconds() - used
+    used = target.server.cpu_seconds() - used
     seen = json.loads(done.stdout.splitlines()[-1])
     good = seen["requests"] - seen["refused"]
     target.acknowledged += good if load.every == 1 else 0

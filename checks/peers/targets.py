@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -50,16 +50,6 @@ class Target:
     acknowledged: int = 0
     sql: Callable[[str], str] | None = None
     table: str = "purchases"
-
-    def cpu_seconds(self) -> float:
-        """Return what its processes have used of the processors (proc_pid_stat(5))."""
-        ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):  # a process that has just ended
-                fields = stat.read_text().rpartition(") ")[2].split()
-                if int(fields[2]) == self.server.pid:  # its process group
-                    ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
 
     def stored(self) -> int:
         """Return how many purchases the customers have that were added to."""

@@ -93,9 +93,16 @@ class Run:
         ours, theirs = self.values(case, server, what), self.values(case, other, what)
         return median(one / two for one, two in zip(ours, theirs, strict=True))
 
-    def goal(self, what: str, bound: float, seen: float, **how: bool) -> None:
+    def goal(
+        self,
+        what: str,
+        bound: float,
+        seen: float,
+        least: bool = False,
+        portable: bool = True,
+    ) -> None:
         """Hold a figure against its bound."""
-        self.goals.append(Goal(what, bound, seen, **how))
+        self.goals.append(Goal(what, bound, seen, least, portable))
 
 
 def interleave(

@@ -1,9 +1,9 @@
-"""Drive the documented requests through a client that was generated from /openapi.json.
+"""Send the documented requests through a client generated from /openapi.json.
 
-    python checks/client.py
+    python -m checks.client
 
-openapi-python-client writes the client, in an environment of its own; no code of this
-project has a part in what it sends and how it reads the answers.
+openapi-python-client generates the client in a virtual environment of its own. No code
+of this project encodes the requests or decodes the replies.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from environments import environment
-from serving import print_table, serving
+from checks.support.server_process import PROJECT, print_table, serving
+from checks.support.venvs import environment
 
 GENERATOR = "openapi-python-client==0.29.1"
 PACKAGE = "purchases_client"
@@ -30,9 +30,8 @@ JOHN = {"name": "John Doe", "address": "Amsterdam, NL"}
 TEN = {"purchase_name": "Iphone 10 Pro", "quantity": 4}
 TWELVE = {"purchase_name": "Iphone 12", "quantity": 4}
 TWELVE_PRO = {"purchase_name": "Iphone 12 Pro", "quantity": 40}
-PAST = {"purchased_on": LONG_TIME}
-NOT_YET = {**PAST, "last_updated_on": None}
-SINCE = {**PAST, "last_updated_on": LONG_TIME}
+NEVER_UPDATED = {"purchased_on": LONG_TIME, "last_updated_on": None}
+UPDATED = {"purchased_on": LONG_TIME, "last_updated_on": LONG_TIME}
 
 
 def _ok(data: object) -> dict[str, object]:
@@ -41,12 +40,12 @@ def _ok(data: object) -> dict[str, object]:
 
 LISTED = _ok(
     [
-        {"purchase_id": 1, **TEN, **NOT_YET, "customer_id": "1"},
-        {"purchase_id": 2, **TWELVE, **NOT_YET, "customer_id": "1"},
+        {"purchase_id": 1, **TEN, **NEVER_UPDATED, "customer_id": "1"},
+        {"purchase_id": 2, **TWELVE, **NEVER_UPDATED, "customer_id": "1"},
     ]
 )
 ADDED = {"id": 2, **TWELVE, "customer_id": "1", "purchased_on": SHORT_TIME}
-UPDATED = _ok({"id": "2", **TWELVE_PRO, **SINCE})
+UPDATED_REPLY = _ok({"id": "2", **TWELVE_PRO, **UPDATED})
 
 EXPECTED: dict[str, object] = {
     "create customer": _ok({"id": 1, **JOHN, "created_on": SHORT_TIME}),
@@ -54,8 +53,8 @@ EXPECTED: dict[str, object] = {
     "add purchase again, same Idempotency-Key": _ok(ADDED),
     "list purchases": LISTED,
     "list purchases, at the customer's path": LISTED,
-    "update purchase, by DELETE": UPDATED,
-    "update purchase, by PATCH": UPDATED,
+    "update purchase, by DELETE": UPDATED_REPLY,
+    "update purchase, by PATCH": UPDATED_REPLY,
     "delete purchases 2, 3 and 6": {"status": "ok", "deleted_count": 1},
     "delete all purchases": {"status": "ok", "deleted_count": 1},
     "read a purchase that is gone": {
@@ -66,11 +65,11 @@ EXPECTED: dict[str, object] = {
         "request_id": re.compile(".+"),
     },
 }
-"""What each request is answered with; an expression stands for a text it matches."""
+"""The reply to each request; a pattern stands for any text that it matches."""
 
 
-def drive(url: str) -> dict[str, object]:
-    """Send the requests with the generated package and return what it read."""
+def send_requests(url: str) -> dict[str, object]:
+    """Send the requests with the generated package and return its replies."""
     api = f"{PACKAGE}.api"
     customers, purchases = f"{api}.customers", f"{api}.purchases"
     models = importlib.import_module(f"{PACKAGE}.models")
@@ -107,54 +106,58 @@ def drive(url: str) -> dict[str, object]:
     return seen
 
 
-def alike(expected: object, seen: object) -> bool:
-    """Return whether a value is the expected one."""
+def matches(expected: object, seen: object) -> bool:
+    """Return whether a value is the expected one, of the same type."""
     if isinstance(expected, re.Pattern):
         return isinstance(seen, str) and expected.fullmatch(seen) is not None
     if isinstance(expected, dict) and isinstance(seen, dict):
         return expected.keys() == seen.keys() and all(
-            alike(value, seen[name]) for name, value in expected.items()
+            matches(value, seen[name]) for name, value in expected.items()
         )
     if isinstance(expected, list) and isinstance(seen, list):
-        return len(expected) == len(seen) and all(map(alike, expected, seen))
+        return len(expected) == len(seen) and all(map(matches, expected, seen))
     return type(expected) is type(seen) and expected == seen
 
 
-def generate_and_drive(url: str, folder: Path) -> dict[str, object]:
-    """Generate a client from the description at a URL, and use it from outside."""
+def generate_and_send(url: str, folder: Path) -> dict[str, object]:
+    """Generate a client from the description at a URL, and use it in its environment.
+
+    RuntimeError when it is not generated or fails.
+    """
     programs = environment("client", GENERATOR)
     command: list[str | Path] = [programs / "openapi-python-client", "generate"]
     command += ["--url", f"{url}/openapi.json", "--meta", "none", "--fail-on-warning"]
-    made = subprocess.run(
+    generated = subprocess.run(
         [*command, "--output-path", folder / PACKAGE], capture_output=True, text=True
     )
-    if made.returncode:
-        raise RuntimeError(f"no client: {made.stdout}{made.stderr}")
-    driven = subprocess.run(
-        [programs / "python", __file__, "--drive", url],
+    if generated.returncode:
+        raise RuntimeError(f"no client: {generated.stdout}{generated.stderr}")
+    ended = subprocess.run(
+        [programs / "python", "-m", "checks.client", "--send-to", url],
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(folder)},
     )
-    if driven.returncode:
-        raise RuntimeError(f"the client failed: {driven.stderr[-2000:]}")
-    seen: dict[str, object] = json.loads(driven.stdout)
+    if ended.returncode:
+        raise RuntimeError(f"the client failed: {ended.stderr[-2000:]}")
+    seen: dict[str, object] = json.loads(ended.stdout)
     return seen
 
 
 def main() -> int:
     """Run the check; 1 on a breach."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--drive", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--send-to", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.drive:
-        json.dump(drive(options.drive), sys.stdout)
+    if options.send_to:
+        json.dump(send_requests(options.send_to), sys.stdout)
         return 0
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as server:
-        seen = generate_and_drive(server.url, Path(name))
+        seen = generate_and_send(server.url, Path(name))
     rows, breaches = [], 0
     for request, expected in EXPECTED.items():
-        right = alike(expected, seen.get(request))
+        right = matches(expected, seen.get(request))
         breaches += not right
         rows.append((request, "as described" if right else seen.get(request)))
     print_table(("request, through the generated client", "answer"), rows)

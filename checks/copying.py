@@ -1,6 +1,6 @@
 """Copy a SQLite database into PostgreSQL and hold the answers of both together.
 
-    python checks/copying.py [--rows 20000] [--samples 400] [--seed 1]
+    python -m checks.copying [--rows 20000] [--samples 400] [--seed 1]
 
 A SQLite database is filled, `python server.py copy` copies it into a new PostgreSQL
 one, and a server on each is asked the same things: what they answer must be the same,
@@ -29,8 +29,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote
 
-from postgresql import NO_FSYNC, Cluster, cluster
-from serving import PROJECT, Server, print_table, serving
+from checks.support.postgres_cluster import NO_FSYNC, Cluster, cluster
+from checks.support.server_process import PROJECT, Server, print_table, serving
 
 CHANCE = random.Random()  # noqa: S311 - a sample, no secret
 EACH = 20

@@ -1,10 +1,10 @@
 """Kill the server under load, again and again, and look for what was lost.
 
-    python checks/crash.py [--kills 5] [--clients 24] [--no-keys]
+    python -m checks.crash [--kills 5] [--clients 24] [--no-keys]
 
 Concurrent clients write to one SQLite file; at a random moment the server gets
 SIGKILL; it is started again and must be ready within two seconds; then the file is
-held against the clients' ledger. With keys, each POST whose end is unknown is sent
+held against the clients' write log. With keys, each POST whose end is unknown is sent
 again under its Idempotency-Key: some at once, some under the load that ends in the
 next kill. Some that were answered are sent again too: their first answers must come.
 """
@@ -19,18 +19,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledger import (
+from checks.support.server_process import Server, print_table
+from checks.support.write_log import (
     CHANCE,
     Audit,
     Client,
     Entry,
-    Ledger,
     Outcome,
+    WriteLog,
     audit,
     new_session,
     writing,
 )
-from serving import Server, print_table
 
 READY_SECONDS = 2.0
 """How soon it must be ready again; on a slow machine, three times a clean start."""
@@ -75,10 +75,10 @@ def kill_while_starting(server: Server, figures: Figures) -> None:
 
 
 async def load_and_kill(
-    server: Server, ledger: Ledger, clients: int, keys: bool, late: list[Entry]
+    server: Server, log: WriteLog, clients: int, keys: bool, late: list[Entry]
 ) -> None:
     """Let clients write, and send open POSTs again, until the server is killed."""
-    async with writing(server.url, ledger, clients, keys=keys) as writers:
+    async with writing(server.url, log, clients, keys=keys) as writers:
         again = asyncio.create_task(post_again(writers[0], late))
         await asyncio.sleep(CHANCE.uniform(*LOAD_SECONDS))
         server.stop(signal.SIGKILL)
@@ -93,19 +93,19 @@ async def post_again(client: Client, entries: list[Entry]) -> None:
 
 
 async def retry(
-    server: Server, ledger: Ledger, unknown: list[Entry], figures: Figures
+    server: Server, log: WriteLog, unknown: list[Entry], figures: Figures
 ) -> None:
     """Send open POSTs again under their keys, and some answered ones."""
-    answered = [entry for entry in ledger.entries if entry.first and entry.key]
+    answered = [entry for entry in log.entries if entry.first and entry.key]
     async with new_session() as session:
-        client = Client(session, server.url, ledger, keys=True)
+        client = Client(session, server.url, log, keys=True)
         for entry in unknown:
             there = entry.there()
             outcome = await client.post(entry)
             figures.counts["retried"] += 1
             figures.counts["retried, was there"] += there
             if outcome is not Outcome.ACKNOWLEDGED or entry.first is None:
-                status = ledger.sent[-1].status
+                status = log.sent[-1].status
                 figures.breaches.append(f"retry of {entry.names[0]}: {status}")
             elif ("Idempotency-Replayed" in entry.first.headers) != there:
                 figures.breaches.append(f"{entry.names[0]} replayed: {not there}")
@@ -122,7 +122,7 @@ async def replay(client: Client, entry: Entry, figures: Figures) -> None:
     again, entry.first, entry.may_be = entry.first, first, may_be
     figures.counts["replayed"] += 1
     if again is None:
-        status = client.ledger.sent[-1].status
+        status = client.log.sent[-1].status
         figures.breaches.append(f"replay of {entry.names[0]}: {status}")
         return
     same = (again.status, again.body) == (first.status, first.body) and all(
@@ -133,49 +133,49 @@ async def replay(client: Client, entry: Entry, figures: Figures) -> None:
         figures.breaches.append(f"replay of {entry.names[0]} differs: {again}")
 
 
-def open_posts(ledger: Ledger) -> list[Entry]:
+def open_posts(log: WriteLog) -> list[Entry]:
     """Return the entries whose POST nobody knows the end of."""
     return [
         entry
-        for entry in ledger.entries
+        for entry in log.entries
         if entry.id == 0 and entry.may_be == {None, entry.names[0]}
     ]
 
 
 async def one_round(
-    server: Server, ledger: Ledger, figures: Figures, keys: bool, last: bool
+    server: Server, log: WriteLog, figures: Figures, keys: bool, last: bool
 ) -> list[Entry]:
     """Start the server, audit, retry, audit; return what to retry under load."""
     start(server, figures)
-    database, unknown = server.folder / "db.sqlite3", open_posts(ledger)
-    figures.judge("after the kill", audit(ledger, database))
+    database, unknown = server.folder / "db.sqlite3", open_posts(log)
+    figures.judge("after the kill", audit(log, database))
     if not keys:
         return []
     later = 0 if last else len(unknown) // 2
     figures.counts["retried under load"] += later
-    await retry(server, ledger, unknown[later:], figures)
-    figures.judge("after the retries", audit(ledger, database))
+    await retry(server, log, unknown[later:], figures)
+    figures.judge("after the retries", audit(log, database))
     return unknown[:later]
 
 
 async def run(folder: Path, kills: int, clients: int, keys: bool) -> Figures:
     """Kill the server `kills` times and return the figures."""
-    figures, ledger, server = Figures(), Ledger(), Server(folder)
+    figures, log, server = Figures(), WriteLog(), Server(folder)
     late: list[Entry] = []
     start(server, figures)
     try:
         for number in range(1, kills + 1):
-            await load_and_kill(server, ledger, clients, keys, late)
+            await load_and_kill(server, log, clients, keys, late)
             if CHANCE.random() < 0.25:
                 kill_while_starting(server, figures)
-            late = await one_round(server, ledger, figures, keys, number == kills)
+            late = await one_round(server, log, figures, keys, number == kills)
     finally:
         server.stop(signal.SIGKILL)
-    for outcome, count in ledger.outcomes().items():
+    for outcome, count in log.outcomes().items():
         figures.counts[outcome.value] = count
-    figures.breaches += ledger.wrong + [
+    figures.breaches += log.wrong + [
         f"{count} answers of {status}"
-        for status, count in ledger.statuses().items()
+        for status, count in log.statuses().items()
         if status not in EXPECTED
     ]
     return figures

@@ -1,10 +1,10 @@
-"""Hold docs/grafana.json and docs/prometheus.yml against the metrics of a real server.
+"""Compare docs/grafana.json and docs/prometheus.yml with the metrics of a server.
 
-    python checks/dashboard.py
+    python -m checks.dashboard
 
-The server wants tokens. It is scraped as docs/prometheus.yml says, after some requests;
-then every query of the dashboard is parsed (promql-parser, in an environment of its
-own), and each metric and label in it must be among those that were scraped.
+The server requires tokens. It is scraped as docs/prometheus.yml says, after some
+requests; then every query of the dashboard is parsed (promql-parser, in a virtual
+environment of its own), and each of its metrics and labels must be among the scraped.
 """
 
 import argparse
@@ -18,17 +18,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from environments import environment
-from serving import PROJECT, Server, exchange, print_table, request_bytes, serving
+from checks.support.server_process import (
+    PROJECT,
+    Server,
+    exchange,
+    print_table,
+    request_bytes,
+    serving,
+)
+from checks.support.venvs import environment
 
 DOCS = PROJECT / "docs"
 TOOLS = ("promql-parser==0.12.0", "PyYAML==6.0.3")
-OF_PROMETHEUS = {"instance", "job"}
-"""The labels that Prometheus adds to what it scrapes."""
+ADDED_LABELS = {"instance", "job"}
+"""The labels that Prometheus adds to every metric."""
 
 
 def parse() -> Any:
-    """Return what the scrape config says and what the queries on stdin name."""
+    """Return the scrape config, and the metrics and labels of the queries on stdin."""
     yaml = importlib.import_module("yaml")
     promql = importlib.import_module("promql_parser")
 
@@ -53,11 +60,17 @@ def parse() -> Any:
     }
 
 
-def parsed(queries: list[str]) -> Any:
-    """Run `parse` in the environment that has the parsers. RuntimeError."""
+def run_parse(queries: list[str]) -> Any:
+    """Run `parse` in the environment of the parsers. RuntimeError when it fails."""
     plain = [query.replace("$__rate_interval", "1m") for query in queries]
     ended = subprocess.run(
-        [environment("dashboard", *TOOLS) / "python", __file__, "--parse"],
+        [
+            environment("dashboard", *TOOLS) / "python",
+            "-m",
+            "checks.dashboard",
+            "--parse",
+        ],
+        cwd=PROJECT,
         input=json.dumps([query.replace("$job", ".+") for query in plain]),
         capture_output=True,
         text=True,
@@ -67,28 +80,31 @@ def parsed(queries: list[str]) -> Any:
     return json.loads(ended.stdout)
 
 
-def targets(dashboard: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield the title, the query and the legend of everything that is drawn."""
+def queries_of(dashboard: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield the title, the query and the legend of each panel and variable."""
     for variable in dashboard["templating"]["list"]:
-        if asked := re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]):
-            yield f"variable {variable['name']}", asked[1], f"{{{{{asked[2]}}}}}"
+        if match := re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]):
+            yield f"variable {variable['name']}", match[1], f"{{{{{match[2]}}}}}"
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
             yield panel["title"], target["expr"], target["legendFormat"]
 
 
-def scraped(server: Server, config: Any, token: str) -> dict[str, set[str]]:
-    """Return the labels of each metric, after some requests. RuntimeError."""
-    # Here, since the environment of the other parsers does without it.
+def scrape(server: Server, config: Any, token: str) -> dict[str, set[str]]:
+    """Return the labels of each metric, after some requests.
+
+    RuntimeError when the scrape is refused.
+    """
+    # Imported here, since the environment of the parsers does not have it.
     from prometheus_client.parser import text_string_to_metric_families
 
-    (scrape,) = config["scrape_configs"]
-    scheme = scrape["authorization"]["type"]
+    (settings,) = config["scrape_configs"]
+    scheme = settings["authorization"]["type"]
     headers = [("Authorization", f"{scheme} {token}")]
     for path in ("/api/v1/customer", "/api/v1/customer/1", "/docs"):
         exchange(server.port, request_bytes("GET", path, headers=headers))
     reply = exchange(
-        server.port, request_bytes("GET", scrape["metrics_path"], headers=headers)
+        server.port, request_bytes("GET", settings["metrics_path"], headers=headers)
     )
     if reply.status != 200:
         raise RuntimeError(f"the scrape got {reply.status}")
@@ -100,17 +116,17 @@ def scraped(server: Server, config: Any, token: str) -> dict[str, set[str]]:
 
 
 def read_token(folder: Path) -> str:
-    """Return a token that may read, made by the command that prometheus.yml names."""
+    """Return a token that may read, created by the command in prometheus.yml."""
     config = (DOCS / "prometheus.yml").read_text()
     command = re.search(r"python server\.py (token \S+ --read)", config)
     assert command is not None
-    made = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, PROJECT / "server.py", *command[1].split()],
         capture_output=True,
         text=True,
         check=True,
     )
-    token, line = made.stdout.splitlines()
+    token, line = ended.stdout.splitlines()
     (folder / "tokens").write_text(line)
     return token
 
@@ -122,17 +138,17 @@ def main() -> int:
     if parser.parse_args().parse:
         json.dump(parse(), sys.stdout)
         return 0
-    drawn = list(targets(json.loads((DOCS / "grafana.json").read_text())))
-    read = parsed([query for _, query, _ in drawn])
+    drawn = list(queries_of(json.loads((DOCS / "grafana.json").read_text())))
+    parsed = run_parse([query for _, query, _ in drawn])
     with tempfile.TemporaryDirectory() as name:
         token = read_token(Path(name))
         with serving(Path(name), {"API_TOKENS_FILE": "tokens"}) as server:
-            known = scraped(server, read["config"], token)
+            known = scrape(server, parsed["config"], token)
     rows, breaches = [], 0
     for (title, _, legend), (metrics, labels) in zip(
-        drawn, read["queries"], strict=True
+        drawn, parsed["queries"], strict=True
     ):
-        wanted = {*labels, *re.findall(r"\{\{(\w+)\}\}", legend)} - OF_PROMETHEUS
+        wanted = {*labels, *re.findall(r"\{\{(\w+)\}\}", legend)} - ADDED_LABELS
         there = set().union(*(known.get(metric, set()) for metric in metrics))
         missing = sorted({*metrics} - known.keys()) + sorted(wanted - there)
         breaches += bool(missing) or not metrics

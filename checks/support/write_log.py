@@ -75,7 +75,7 @@ class Entry:
 
 
 @dataclass
-class Ledger:
+class WriteLog:
     """All entries of one check, and every write that was sent."""
 
     entries: list[Entry] = field(default_factory=list)
@@ -127,11 +127,11 @@ class Client:
     """One client with customers and purchases of its own, one request at a time."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, ledger: Ledger, keys: bool
+        self, session: aiohttp.ClientSession, url: str, log: WriteLog, keys: bool
     ) -> None:
         self.session = session
         self.url = f"{url}/api/v1"
-        self.ledger = ledger
+        self.log = log
         self.keys = keys
         self.customers: list[Entry] = []
         self.purchases: list[Entry] = []
@@ -152,12 +152,12 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError):
             pass
         status = answer.status if answer else 0
-        self.ledger.sent.append(Sent(method, began, time.monotonic(), status, name))
+        self.log.sent.append(Sent(method, began, time.monotonic(), status, name))
         return answer
 
     async def add(self, customer: Entry | None) -> Outcome:
         """Add a customer, or a purchase of one."""
-        entry = self.ledger.new_entry(customer)
+        entry = self.log.new_entry(customer)
         entry.new_name()
         if self.keys:
             entry.key = str(uuid.uuid4())
@@ -176,7 +176,7 @@ class Client:
             path = f"/purchase/{entry.customer.id}"
         answer = await self.send("POST", path, body, name, entry.key)
         outcome = outcome_of(answer.status if answer else 0)
-        self.ledger.note(entry, name, outcome)
+        self.log.note(entry, name, outcome)
         if answer is not None and outcome is Outcome.ACKNOWLEDGED:
             entry.first = entry.first or answer
             entry.id = int(str(self.data_of(answer, name).get("id", 0)))
@@ -191,7 +191,7 @@ class Client:
         body: Json = {"purchase_name": name, "quantity": quantity_of(name)}
         answer = await self.send(method, f"/purchase/{entry.id}", body, name, None)
         outcome = outcome_of(answer.status if answer else 0)
-        self.ledger.note(entry, name, outcome)
+        self.log.note(entry, name, outcome)
         if answer is not None and outcome is Outcome.ACKNOWLEDGED:
             self.data_of(answer, name)
         if outcome is Outcome.UNKNOWN:
@@ -206,7 +206,7 @@ class Client:
         answer = await self.send("DELETE", f"/purchase/{customer.id}", body, None, None)
         outcome = outcome_of(answer.status if answer else 0)
         for entry in entries:
-            self.ledger.note(entry, None, outcome)
+            self.log.note(entry, None, outcome)
             if outcome is not Outcome.REFUSED:
                 self.purchases.remove(entry)
         return outcome
@@ -216,7 +216,7 @@ class Client:
         with_data = json.loads(answer.body)
         data: Json = with_data.get("data", {})
         if name not in (data.get("name"), data.get("purchase_name")):
-            self.ledger.wrong.append(f"{name} was answered {answer.body!r}")
+            self.log.wrong.append(f"{name} was answered {answer.body!r}")
         return data
 
     async def step(self) -> Outcome:
@@ -251,15 +251,15 @@ def new_session(seconds: float = 30.0) -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def writing(
-    url: str, ledger: Ledger, count: int, pause: float = 0.0, keys: bool = False
+    url: str, log: WriteLog, count: int, pause: float = 0.0, keys: bool = False
 ) -> AsyncIterator[list[Client]]:
     """Let clients write for the length of a block, each with a customer; seconds."""
     stop = asyncio.Event()
     async with new_session() as session:
-        clients = [Client(session, url, ledger, keys) for _ in range(count)]
+        clients = [Client(session, url, log, keys) for _ in range(count)]
         await asyncio.gather(*(client.add(None) for client in clients))
         if not clients[0].customers:
-            raise RuntimeError(f"the first customer: {ledger.statuses()}")
+            raise RuntimeError(f"the first customer: {log.statuses()}")
         runs = [asyncio.create_task(client.run(stop, pause)) for client in clients]
         try:
             yield clients
@@ -273,7 +273,7 @@ async def writing(
 
 @dataclass
 class Audit:
-    """What the database holds that the ledger cannot explain, by promise."""
+    """What the database holds that the write log cannot explain, by promise."""
 
     lost: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -308,14 +308,14 @@ SELECT purchase_name FROM purchases
 WHERE customer_id NOT IN (SELECT id FROM customer)"""
 
 
-def audit(ledger: Ledger, database: Path) -> Audit:
-    """Hold a SQLite file that nobody is writing against the ledger, row by row.
+def audit(log: WriteLog, database: Path) -> Audit:
+    """Hold a SQLite file that nobody is writing against the write log, row by row.
 
     Entries that were open are settled by what is found.
     """
     rows, faults = read_file(database)
     result = Audit(half=faults, rows=len(rows))
-    entries = {name: entry for entry in ledger.entries for name in entry.names}
+    entries = {name: entry for entry in log.entries for name in entry.names}
     found: dict[Entry, list[str]] = {}
     for name, number, value, customer_id in rows:
         entry = entries.get(name)
@@ -326,7 +326,7 @@ def audit(ledger: Ledger, database: Path) -> Audit:
         entry.id = number
         if not is_whole(entry, name, value, customer_id):
             result.half.append(f"{name}: {value}, customer {customer_id}")
-    for entry in ledger.entries:
+    for entry in log.entries:
         settle(entry, found.get(entry, []), result)
     return result
 

@@ -1,7 +1,7 @@
-"""What the contract says and OpenAPI cannot, for the requests that fuzz.py makes.
+"""Rules of the API that OpenAPI cannot express, for the requests of checks.fuzz.
 
-schemathesis loads this module; `before_call` changes a case before it is sent, after
-which schemathesis judges anew whether the description allows it.
+schemathesis imports this module; `before_call` changes a case before it is sent, after
+which schemathesis decides again whether the description allows it.
 """
 
 import json
@@ -9,21 +9,19 @@ import re
 import uuid
 from typing import Any
 
-import schemathesis  # type: ignore[import-not-found]  # in fuzz.py's environment
+import schemathesis  # type: ignore[import-not-found]  # in the environment of checks.fuzz
 
 DELETION = "DELETE /api/v1/purchase/{id}"
 FIRST_BODIES: dict[tuple[str, str], str] = {}
-"""The body that each idempotency key came with first, by path and key."""
+"""The first body that was sent with an idempotency key, by path and key."""
 
 
 def before_call(
-    context: schemathesis.HookContext,
-    case: schemathesis.Case,
-    kwargs: dict[str, Any],
+    context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]
 ) -> None:
-    """Make a request that the description allows one that the contract allows too."""
+    """Change a request that the description allows to one that the API allows too."""
     for name, value in (case.headers or {}).items():
-        # X-Request-Id is taken for the id of a row, and a number cannot be sent.
+        # schemathesis takes X-Request-Id for the id of a row and puts a number there.
         case.headers[name] = str(value)
     if case.operation.label == DELETION:
         choose_body_or_query(case)
@@ -35,7 +33,7 @@ def before_call(
 
 
 def choose_body_or_query(case: schemathesis.Case) -> None:
-    """Select what to delete once: a query cannot be described as excluding a body."""
+    """Keep either the body or the query: OpenAPI cannot describe that choice."""
     query = case.query
     if case.meta is not None and case.meta.generation.mode.is_positive:
         if case.body is not schemathesis.core.NOT_SET:
@@ -43,11 +41,11 @@ def choose_body_or_query(case: schemathesis.Case) -> None:
         elif not query.get("purchase_id"):
             query["delete_all"] = "true"
     elif case.body is schemathesis.core.NOT_SET and "purchase_id" in query:
-        query.pop("delete_all", None)  # or what is forbidden there might be ignored
+        query.pop("delete_all", None)  # with it, an invalid purchase_id may be ignored
 
 
 def whole_numbers(value: Any) -> Any:
-    """Return a value without 4.0, which is an integer to JSON Schema alone."""
+    """Return a value with 4.0 as 4: only JSON Schema takes 4.0 for an integer."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):
@@ -58,12 +56,14 @@ def whole_numbers(value: Any) -> Any:
 
 
 def use_key_once(case: schemathesis.Case) -> None:
-    """Give another body another key: with the first one it is refused."""
+    """Give a different body a new key: with the first one it is refused."""
     key = (case.headers or {}).get("Idempotency-Key")
     if key is None:
         return
     body = json.dumps(case.body, sort_keys=True, default=str)
-    bare = re.sub(r'^"(.+)"$', r"\1", key.strip())  # quotes are no part of a key
+    bare = re.sub(
+        r'^"(.+)"$', r"\1", key.strip()
+    )  # the quotes do not belong to the key
     if FIRST_BODIES.setdefault((case.formatted_path, bare), body) != body:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
 

@@ -12,6 +12,8 @@ PEERS = Path(__file__).resolve().parent
 PROJECT = PEERS.parent.parent
 INSTALLED = PROJECT / ".bench"
 HERE, HEAD = INSTALLED / "here", INSTALLED / "head"
+PACKAGES = ("api", "storage", "runtime", "console")
+"""The folders of the program, beside its modules."""
 MODULES = INSTALLED / "fastify" / "node_modules"
 
 
@@ -20,7 +22,7 @@ def run(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         words = (done.stdout + done.stderr)[-2000:]
-        raise SystemExit(f"bench.py: {' '.join(command)}: {words}")
+        raise SystemExit(f"bench: {' '.join(command)}: {words}")
 
 
 def install(name: str, wanted: Path, *commands: Sequence[str]) -> None:
@@ -41,7 +43,7 @@ def install_wrk() -> None:
     if shutil.which("wrk"):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SystemExit("bench.py: wrk is missing (Debian's package is `wrk`)")
+        raise SystemExit("bench: wrk is missing (Debian's package is `wrk`)")
     run(("apt-get", "update"), PROJECT)
     run(("apt-get", "install", "-y", "wrk"), PROJECT)
 
@@ -56,7 +58,7 @@ def install_fastapi() -> None:
 def install_fastify() -> None:
     """Install Fastify and the Node.js that it runs on. SystemExit without npm."""
     if not shutil.which("npm"):
-        raise SystemExit("bench.py: npm is missing, which installs Fastify and Node.js")
+        raise SystemExit("bench: npm is missing, which installs Fastify and Node.js")
     npm = ("npm", "install", "--no-audit", "--no-fund")
     install("fastify", PEERS / "package.json", npm)
 
@@ -72,13 +74,17 @@ def copy_here() -> None:
     make_empty(HERE)
     for module in PROJECT.glob("*.py"):
         shutil.copy(module, HERE)
+    for package in PACKAGES:
+        if (PROJECT / package).exists():
+            shutil.copytree(PROJECT / package, HERE / package)
 
 
 def unpack_head() -> None:
-    """Unpack the server as it was committed last."""
+    """Unpack the server as it was committed last, or in the commit $BENCH_COMMIT."""
     make_empty(HEAD)
     archive = str(HEAD / "head.tar")
-    run(("git", "archive", "--output", archive, "HEAD", "*.py"), PROJECT)
+    commit = os.environ.get("BENCH_COMMIT", "HEAD")
+    run(("git", "archive", "--output", archive, commit), PROJECT)
     run(("tar", "-xf", archive), HEAD)
 
 
@@ -103,10 +109,7 @@ SHIPPED = {
 """The defaults, whatever the environment of the check says."""
 PROGRAMS = {
     OURS: Program(
-        "this server",
-        (sys.executable, str(HERE / "server.py")),
-        copy_here,
-        SHIPPED,
+        "this server", (sys.executable, str(HERE / "server.py")), copy_here, SHIPPED
     ),
     "limit": Program("aiohttp's limit", (sys.executable, str(PEERS / "limit.py"))),
     "fastify": Program(
@@ -117,10 +120,7 @@ PROGRAMS = {
     ),
     "fastapi": Program(
         "FastAPI, SQLAlchemy",
-        (
-            str(INSTALLED / "fastapi/bin/python"),
-            str(PEERS / "fastapi_sqlalchemy.py"),
-        ),
+        (str(INSTALLED / "fastapi/bin/python"), str(PEERS / "fastapi_sqlalchemy.py")),
         install_fastapi,
     ),
     "head": Program(

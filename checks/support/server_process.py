@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 VISITOR = """
 import sqlite3, sys
 file = sqlite3.connect(sys.argv[1])

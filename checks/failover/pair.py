@@ -1,43 +1,26 @@
-"""Kill a PostgreSQL primary under load, promote its standby, and look for what is lost.
+"""A primary, its standby, and the faults that befall them."""
 
-    python checks/failover.py [--rounds 1] [--fault kill|freeze] [--seconds 4]
-
-A primary and a synchronous standby, and two servers on both of them by one URL.
-Clients write through the servers all the time, and repeat what was not acknowledged
-under its Idempotency-Key. Each round the primary fails, the standby is promoted, and
-a new standby takes the place of the one that failed. Then the primary is stopped for
-ten seconds while there is no standby. The servers are never started again. In the end
-the database is held against the clients' ledger.
-"""
-
-import argparse
 import asyncio
 import signal
-import sqlite3
-import sys
 import time
 import uuid
-from collections import Counter
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
-import asyncpg
-from ledger import (
+
+from checks.support.postgres_cluster import Cluster
+from checks.support.server_process import Server
+from checks.support.write_log import (
     CHANCE,
     Answer,
     Client,
     Entry,
     Json,
-    Ledger,
     Outcome,
-    audit,
-    new_session,
+    WriteLog,
 )
-from postgresql import Cluster, folders
-from serving import Server, print_table, serving
 
 CLIENTS = 16
 PAUSE_SECONDS = 0.05
@@ -79,16 +62,13 @@ class Figures:
             self.breaches.append(f"{what}: {seen}, expected {expected}")
 
 
-# Clients
-
-
 class PersistentClient(Client):
     """A client that repeats an addition under its key until it is acknowledged."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, servers: list[Server], ledger: Ledger
+        self, session: aiohttp.ClientSession, servers: list[Server], log: WriteLog
     ) -> None:
-        super().__init__(session, servers[0].url, ledger, keys=True)
+        super().__init__(session, servers[0].url, log, keys=True)
         self.servers = servers
         self.repeated = 0
 
@@ -106,7 +86,7 @@ class PersistentClient(Client):
 
     async def add(self, customer: Entry | None) -> Outcome:
         """Add a customer, or a purchase of one, through whichever server does it."""
-        entry = self.ledger.new_entry(customer)
+        entry = self.log.new_entry(customer)
         entry.new_name()
         entry.key = str(uuid.uuid4())
         while await self.post(entry) is not Outcome.ACKNOWLEDGED:
@@ -134,9 +114,6 @@ async def watch(
             seen.append(Seen(f"GET {path}", began, time.monotonic(), reply.status))
         await asyncio.sleep(PAUSE_SECONDS)
     return seen
-
-
-# Faults
 
 
 class Pair:
@@ -233,9 +210,6 @@ async def stop_for_a_while(pair: Pair, load: "Load", figures: Figures) -> None:
     )
 
 
-# The load
-
-
 class Load:
     """Clients that write and watchers that read, until told to stop."""
 
@@ -243,10 +217,10 @@ class Load:
         self, session: aiohttp.ClientSession, servers: list[Server], seconds: float
     ) -> None:
         self.seconds = seconds
-        self.ledger = Ledger()
+        self.log = WriteLog()
         self.stop = asyncio.Event()
         self.clients = [
-            PersistentClient(session, servers, self.ledger) for _ in range(CLIENTS)
+            PersistentClient(session, servers, self.log) for _ in range(CLIENTS)
         ]
         self.runs = [
             asyncio.create_task(client.run(self.stop)) for client in self.clients
@@ -263,7 +237,7 @@ class Load:
         while time.monotonic() < end:
             if any(
                 sent.began > since and sent.status in (200, 201)
-                for sent in self.ledger.sent[-200:]
+                for sent in self.log.sent[-200:]
             ):
                 return
             await asyncio.sleep(0.01)
@@ -273,133 +247,3 @@ class Load:
         self.stop.set()
         await asyncio.gather(*self.runs)
         self.seen = sum(await asyncio.gather(*self.watchers), self.seen)
-
-
-# The end
-
-
-def judge_answers(load: Load, figures: Figures) -> None:
-    """Look at what was answered, and when."""
-    stopped, started = load.outage
-    sent = load.ledger.sent
-    answers = [Seen("writes", one.began, one.ended, one.status) for one in sent]
-    answers += load.seen
-    during: dict[str, Counter[int]] = {}
-    for answer in answers:
-        if stopped < answer.began and answer.ended < started:
-            during.setdefault(answer.what, Counter())[answer.status] += 1
-    for what, statuses in sorted(during.items()):
-        seen = ", ".join(f"{count} of {status}" for status, count in statuses.items())
-        figures.judge(f"stopped: {what}", "503 alone", seen, {*statuses} == {503})
-    statuses = load.ledger.statuses()
-    seen = ", ".join(f"{count:,} of {status}" for status, count in statuses.items())
-    known = statuses.keys() <= {200, 201, 503}
-    figures.judge("all writes", "200, 201, 503", seen, known)
-    longest = max(answer.ended - answer.began for answer in answers)
-    right = longest <= ANSWER_SECONDS
-    most = f"≤ {ANSWER_SECONDS:.0f} s"
-    figures.judge("longest answer", most, f"{longest:.2f} s", right)
-
-
-async def export(url: str, file: Path) -> None:
-    """Write what the database holds into a SQLite file, for the ledger's audit."""
-    connection = await asyncpg.connect(url)
-    try:
-        customers = await connection.fetch("SELECT id, name, address FROM customer")
-        purchases = await connection.fetch(
-            "SELECT id, purchase_name, quantity, customer_id FROM purchases"
-        )
-    finally:
-        await connection.close()
-    with closing(sqlite3.connect(file)) as copy, copy:
-        copy.execute("CREATE TABLE customer (id, name, address)")
-        copy.execute(
-            "CREATE TABLE purchases (id, purchase_name, quantity, customer_id)"
-        )
-        copy.executemany("INSERT INTO customer VALUES (?, ?, ?)", customers)
-        copy.executemany("INSERT INTO purchases VALUES (?, ?, ?, ?)", purchases)
-
-
-def judge_rows(load: Load, file: Path, figures: Figures) -> None:
-    """Hold the rows against the ledger."""
-    outcomes = load.ledger.outcomes()
-    acknowledged = outcomes[Outcome.ACKNOWLEDGED]
-    found = audit(load.ledger, file)
-    figures.judge("writes acknowledged", "> 0", f"{acknowledged:,}", acknowledged > 0)
-    repeated = sum(client.repeated for client in load.clients)
-    figures.judge("additions repeated under their keys", "-", f"{repeated:,}", True)
-    unknown = outcomes[Outcome.UNKNOWN]
-    figures.judge("rows of updates nobody knew of", "-", found.unknown_there, True)
-    figures.judge("writes without an answer", 0, unknown, unknown == 0)
-    for what, rows in (
-        ("acknowledged, lost", found.lost),
-        ("there twice", found.twice),
-        ("half or orphaned", found.half),
-        ("refused or deleted, there", found.refused),
-        ("of nobody", found.stray),
-    ):
-        figures.judge(what, 0, len(rows), not rows)
-    figures.breaches += [*found.breaches(), *load.ledger.wrong]
-    figures.judge("rows at the end", "-", f"{found.rows:,}", True)
-
-
-def judge_servers(servers: list[Server], pids: list[int], figures: Figures) -> None:
-    """See that the servers are the same processes still, and had no unknown fault."""
-    same = sum(
-        server.pid == pid and server.status_of("/readyz") == 200
-        for server, pid in zip(servers, pids, strict=True)
-    )
-    right = same == len(servers)
-    figures.judge("the same servers, ready", len(servers), same, right)
-    faults = sum("traceback" in server.errors() for server in servers)
-    figures.judge("servers with a traceback in the log", 0, faults, not faults)
-
-
-async def run(folder: Path, rounds: int, fault: str, seconds: float) -> Figures:
-    """Run all rounds and return the figures."""
-    figures = Figures()
-    pair = await asyncio.to_thread(Pair, folder)
-    with ExitStack() as stack:
-        stack.callback(pair.end)
-        places = [folder / "one", folder / "two"]
-        for place in places:
-            place.mkdir()
-        servers = [
-            stack.enter_context(serving(place, {"DATABASE_URL": pair.url}))
-            for place in places
-        ]
-        pids = [server.pid for server in servers]
-        async with new_session() as session:
-            load = Load(session, servers, seconds)
-            for number in range(rounds):
-                if number:
-                    await asyncio.to_thread(pair.renew)
-                await fail_over(pair, fault, load, figures)
-            await stop_for_a_while(pair, load, figures)
-            await load.finish()
-        judge_answers(load, figures)
-        await export(pair.primary.url, folder / "rows.sqlite3")
-        judge_rows(load, folder / "rows.sqlite3", figures)
-        judge_servers(servers, pids, figures)
-    return figures
-
-
-def main() -> int:
-    """Run the check; 1 on a breach."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--fault", choices=[*RESUME_SECONDS], default="kill")
-    parser.add_argument("--seconds", type=float, default=4.0, help="load of a round")
-    options = parser.parse_args()
-    with folders() as folder:
-        figures = asyncio.run(
-            run(folder, options.rounds, options.fault, options.seconds)
-        )
-    print_table(("primary fails, standby promoted", "expected", "seen"), figures.rows)
-    for breach in figures.breaches[:10]:
-        print(f"breach: {breach}")
-    return 1 if figures.breaches else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

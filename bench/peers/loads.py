@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from serving import Server, request_bytes
-
-from peers.programs import PEERS
-from peers.targets import Target, path_of
+from bench.peers.programs import PEERS
+from bench.peers.targets import Target, path_of
+from checks.support.server_process import Server, request_bytes
 
 CONNECTIONS = 64
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from serving import Reply, Server, call
-
-from peers.programs import OURS, PROGRAMS, run
+from bench.peers.programs import OURS, PROGRAMS, run
+from checks.support.server_process import Reply, Server, call
 
 if TYPE_CHECKING:
-    from postgresql import Cluster
+    from checks.support.postgres_cluster import Cluster
 
 LISTED, ADDED, EACH = 1000, 1000, 10
 """How many customers are listed, and added to; how many purchases the listed have."""
@@ -92,7 +91,8 @@ def start(
 
 def start_cluster(stack: ExitStack, cores: str) -> "Cluster":
     """Start PostgreSQL on a disk; it waits for the disk with every commit."""
-    from postgresql import Cluster  # installs PostgreSQL where it is missing
+    # This import installs PostgreSQL where it is missing.
+    from checks.support.postgres_cluster import Cluster
 
     name = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
     folder = Path(name)
@@ -191,7 +191,7 @@ def compare(
 ) -> None:
     """Hold the replies of a server against ours. SystemExit when they differ."""
     if shape(seen) != shape(expected):
-        raise SystemExit(f"bench.py: {name} answers {seen}, not {expected}")
+        raise SystemExit(f"bench: {name} answers {seen}, not {expected}")
 
 
 def start_engines(stack: ExitStack, place: Place) -> list[Target]:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving import PROJECT
+from checks.support.server_process import PROJECT
 
 FOLDER = PROJECT / ".bench"
 

@@ -1,0 +1,1 @@
+"""Proofs that take longer than a test, each run as `python -m checks.NAME`."""

@@ -1,0 +1,1 @@
+"""PostgreSQL servers that fail, with a standby and without."""

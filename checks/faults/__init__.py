@@ -1,0 +1,1 @@
+"""Faults of the disk, the file, the clients and the operator."""

@@ -1,0 +1,1 @@
+"""Hostile input, one request at a time and in floods."""

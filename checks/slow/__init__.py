@@ -1,0 +1,1 @@
+"""Slow clients, and the others beside them."""

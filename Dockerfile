@@ -2,10 +2,13 @@ FROM python:3.13-slim
 
 WORKDIR /app
 COPY requirements-run.txt .
-RUN pip install --no-cache-dir -r requirements-run.txt \
+RUN pip install --no-cache-dir --require-hashes -r requirements-run.txt \
     && useradd --create-home --uid 10001 shop \
     && install --directory --owner=shop --group=shop --mode=700 /data
-COPY *.py ./
+COPY server.py handlers.py db.py ./
+COPY api api
+COPY runtime runtime
+COPY storage storage
 
 # Number 10001 is shop; a new named volume takes its owner from /data in the image.
 USER 10001

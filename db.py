@@ -1,27 +1,38 @@
-"""What is true and stored: records, errors, questions, and `connect(url)`.
+"""The data-access module: records, one query for each unit of work, `connect(url)`.
 
-A question is a generator that yields SQL with its parameters and is sent the rows
-back. It holds the logic of one unit of work, for every engine. An engine runs a unit
-whole or not at all, and may run it again from the start, so a question depends on
-nothing but its arguments and the rows.
+A query is a generator function: called, it gives a unit of work, which yields
+statements with their parameters, is sent their rows and returns a record. It holds the
+logic of one unit of work, for every engine. An engine runs a unit whole or not at all,
+and may run it again from the start, so a query depends on nothing but its arguments and
+the rows.
 """
 
-import re
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
-from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-Row = tuple[Any, ...]
-Unit = Generator[tuple[str, Row], list[Row], T]
+from storage.engine import (
+    DiskFullError as DiskFullError,
+    Engine as Engine,
+    OverloadedError as OverloadedError,
+    Row,
+    StartupError as StartupError,
+    Statement,
+    T as T,
+    Ts as Ts,
+    UnavailableError as UnavailableError,
+    Unit as Unit,
+    for_update,
+    is_postgres,
+    single,
+    sqlite_path,
+)
+from storage.sqlite_engine import SqliteEngine
+
 Versions = tuple[int, ...] | None
-"""The versions a caller allows a row to have, None for any."""
-
-
-# Records
+"""The versions that a caller allows a row to have, None for any."""
 
 
 class Customer(NamedTuple):
@@ -47,17 +58,15 @@ class Purchase(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Rows in the order of their ids, as a JSON array of objects.
-
-    `after` is the id to go on after, None at the end.
-    """
+    """Rows in the order of their ids, as a JSON array of objects."""
 
     size: int
     json: str
     after: int | None
+    """The id that the next page comes after, None at the end."""
 
 
-class Key(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """An idempotency key in its scope, with what identifies the request."""
 
     caller: str
@@ -67,8 +76,8 @@ class Key(NamedTuple):
     fingerprint: str
 
 
-class Answer(NamedTuple):
-    """The first answer to a request with an idempotency key."""
+class StoredResponse(NamedTuple):
+    """The first response to a request with an idempotency key."""
 
     status: int
     location: str
@@ -89,9 +98,6 @@ def _date_and_time(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-# Errors
-
-
 class NotFoundError(Exception):
     """There is no such row: what it is and its id."""
 
@@ -104,60 +110,53 @@ class KeyReusedError(Exception):
     """The idempotency key came before with another request."""
 
 
-class UnavailableError(Exception):
-    """The database cannot do it now; the text says why, for an operator."""
-
-
-UNKNOWN = "it is not known whether this was stored"
-"""Why a write is answered as if it had failed, where it may have been committed."""
-
-
-class OverloadedError(UnavailableError):
-    """Too much waits already; the second argument is seconds until it may go."""
-
-
-class DiskFullError(Exception):
-    """There is no space for the write, and it was undone."""
-
-
-class RefusedError(Exception):
-    """The database is not one this server may open; one line says why."""
-
-
-# Questions about customers
+# Queries of customers
 #
 # `LIMIT ? + 0`, since SQLite prepares a statement anew each time `LIMIT ?` is bound.
-# Lists come as one text: at each row the driver would let the interpreter's lock go
-# and wait to have it back, and the text goes into the reply as it is.
+# A page comes as one JSON text, since the driver gives up the interpreter's lock and
+# waits to have it back at each row; and the text goes into the reply as it is.
 
-INSERT_CUSTOMER = """
-INSERT INTO customer (name, address, date_created, name_folded)
-VALUES (?, ?, ?, ?) RETURNING id"""
-SELECT_CUSTOMER = """
-SELECT id, name, address, date_created, version FROM customer WHERE id = ?"""
-SELECT_CUSTOMER_VERSION = """
-SELECT version FROM customer WHERE id = ?"""
-UPDATE_CUSTOMER = """
+CUSTOMER_VALUES = """
+INSERT INTO customer (name, address, date_created, name_folded) VALUES (?, ?, ?, ?)"""
+INSERT_CUSTOMER = Statement(
+    sqlite=CUSTOMER_VALUES, postgres=f"{CUSTOMER_VALUES} RETURNING id"
+)
+SELECT_CUSTOMER = Statement("""
+SELECT id, name, address, date_created, version FROM customer WHERE id = ?""")
+SELECT_CUSTOMER_VERSION = Statement("SELECT version FROM customer WHERE id = ?")
+LOCK_CUSTOMER_VERSION = for_update("SELECT version FROM customer WHERE id = ?")
+UPDATE_CUSTOMER = Statement("""
 UPDATE customer SET name = coalesce(?, name), name_folded = coalesce(?, name_folded),
     address = coalesce(?, address), version = version + 1
-WHERE id = ? RETURNING id, name, address, date_created, version"""
-DELETE_CUSTOMER = """
-DELETE FROM customer WHERE id = ?"""
-SELECT_SCAN_END = """
+WHERE id = ? RETURNING id, name, address, date_created, version""")
+DELETE_CUSTOMER = Statement("DELETE FROM customer WHERE id = ?")
+SELECT_SCAN_END = Statement("""
 SELECT max(id), count(*)
-FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan"""
-SELECT_CUSTOMERS = """
+FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan""")
+PG_TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')"""
+PG_ROWS = "'[' || coalesce(string_agg(row_to_json(page)::text, ','), '') || ']'"
+SELECT_CUSTOMERS = Statement(
+    sqlite="""
 SELECT count(*), max(id), json_group_array(json_object(
     'id', id, 'name', name, 'address', address, 'created_on', created_on))
 FROM (
     SELECT id, name, address, date_created AS created_on FROM customer
     WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0
-) AS page"""
+) AS page""",
+    postgres=f"""
+SELECT count(*), max(id), {PG_ROWS}
+FROM (
+    SELECT id, name, address, {PG_TIME.format("date_created")} AS created_on
+    FROM customer
+    WHERE id > ? AND id <= ? AND strpos(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0
+) AS page""",
+)
 
 SCAN_ROWS = 20_000
 """The most customers that one unit looks at for a part of a name."""
 
 
+@single
 def add_customer(name: str, address: str, at: str) -> Unit[Customer]:
     """Record a customer."""
     rows = yield INSERT_CUSTOMER, (name, address, at, name.casefold())
@@ -166,20 +165,16 @@ def add_customer(name: str, address: str, at: str) -> Unit[Customer]:
 
 def read_customer(customer_id: int) -> Unit[Customer]:
     """Return one customer. NotFoundError."""
-    rows = yield SELECT_CUSTOMER, (customer_id,)
-    if not rows:
-        raise NotFoundError("customer", customer_id)
-    return Customer(*rows[0])
+    row = yield from _fetch_one("customer", SELECT_CUSTOMER, customer_id)
+    return Customer(*row)
 
 
 def find_customers(folded: str, after: int, limit: int) -> Unit[Page]:
-    """Return the customers whose case-folded name holds a text, a page of them."""
-    ends = yield SELECT_SCAN_END, (after, SCAN_ROWS)
-    end, looked_at = ends[0]
-    rows = yield SELECT_CUSTOMERS, (after, end, folded, limit)
-    size, last, json = rows[0]
+    """Return a page of the customers whose case-folded name contains a text."""
+    [(end, scanned)] = yield SELECT_SCAN_END, (after, SCAN_ROWS)
+    [(size, last, json)] = yield SELECT_CUSTOMERS, (after, end, folded, limit)
     if size < limit:
-        last = end if looked_at == SCAN_ROWS else None
+        last = end if scanned == SCAN_ROWS else None
     return Page(size, json, last)
 
 
@@ -187,45 +182,58 @@ def update_customer(
     customer_id: int, name: str | None, address: str | None, versions: Versions
 ) -> Unit[Customer]:
     """Change what is not None. NotFoundError, PreconditionFailedError."""
-    yield from _expect(versions, SELECT_CUSTOMER_VERSION, "customer", customer_id)
+    yield from _check_version(versions, LOCK_CUSTOMER_VERSION, "customer", customer_id)
     folded = None if name is None else name.casefold()
-    rows = yield UPDATE_CUSTOMER, (name, folded, address, customer_id)
-    if not rows:
-        raise NotFoundError("customer", customer_id)
-    return Customer(*rows[0])
+    values = name, folded, address, customer_id
+    return Customer(*(yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)))
 
 
 def erase_customer(customer_id: int, versions: Versions) -> Unit[int]:
-    """Delete a customer and all that refers to it; return how many purchases.
-
-    NotFoundError, PreconditionFailedError.
-    """
-    yield from _expect(versions, SELECT_CUSTOMER_VERSION, "customer", customer_id)
+    """Delete a customer and its purchases, and count these. Errors as for an update."""
+    yield from _check_version(versions, LOCK_CUSTOMER_VERSION, "customer", customer_id)
     count = yield from delete_all_purchases(customer_id)
     yield DELETE_CUSTOMER_KEYS, (customer_id,)
     yield DELETE_CUSTOMER, (customer_id,)
     return count
 
 
-def _expect(versions: Versions, select: str, what: str, number: int) -> Unit[None]:
-    """Look at the version of a row, where the caller named any."""
-    if versions is None:
-        return
-    rows = yield select, (number,)
+def _check_version(
+    versions: Versions, select: Statement, noun: str, number: int
+) -> Unit[None]:
+    """Check the version of a row. NotFoundError, PreconditionFailedError."""
+    if versions is not None:
+        row = yield from _fetch_one(noun, select, number)
+        if row[0] not in versions:
+            raise PreconditionFailedError(noun, number)
+
+
+def _fetch_one(noun: str, statement: Statement, *parameters: Any) -> Unit[Row]:
+    """Return the row whose id is the last parameter. NotFoundError."""
+    rows = yield statement, parameters
     if not rows:
-        raise NotFoundError(what, number)
-    if rows[0][0] not in versions:
-        raise PreconditionFailedError(what, number)
+        raise NotFoundError(noun, parameters[-1])
+    return rows[0]
 
 
-# Questions about purchases
+# Queries of purchases
 
 PURCHASE_COLUMNS = """id, purchase_name, quantity, date_created, last_updated,
     CAST(customer_id AS TEXT)"""
-INSERT_PURCHASE = """
-INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
-SELECT ?, ?, id, ? FROM customer WHERE id = ? RETURNING id"""
-PAGE_OF_PURCHASES = """
+INSERT_PURCHASE = Statement(
+    sqlite="""
+INSERT INTO purchases (purchase_name, quantity, date_created, customer_id)
+VALUES (?, ?, ?, ?)""",
+    # Waits for a transaction that deletes the customer, and then finds none.
+    postgres="""
+INSERT INTO purchases (purchase_name, quantity, date_created, customer_id)
+SELECT ?, ?, ?, id FROM customer WHERE id = ? FOR KEY SHARE RETURNING id""",
+)
+
+
+def _select_page(where: str) -> Statement:
+    """Return the SELECT of a page of purchases: its size, its last id, its JSON."""
+    return Statement(
+        sqlite=f"""
 SELECT count(*), max(purchase_id), json_group_array(json_object(
     'purchase_id', purchase_id, 'purchase_name', purchase_name, 'quantity', quantity,
     'purchased_on', purchased_on, 'last_updated_on', last_updated_on,
@@ -233,27 +241,39 @@ SELECT count(*), max(purchase_id), json_group_array(json_object(
 FROM (
     SELECT id AS purchase_id, purchase_name, quantity, date_created AS purchased_on,
         last_updated AS last_updated_on, CAST(customer_id AS TEXT) AS customer
-    FROM purchases WHERE {} ORDER BY id LIMIT ? + 0
-) AS page"""
-SELECT_PURCHASES = PAGE_OF_PURCHASES.format("id > ?")
-SELECT_CUSTOMER_PURCHASES = PAGE_OF_PURCHASES.format("customer_id = ? AND id > ?")
-SELECT_PURCHASE = f"""
-SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE id = ? AND customer_id = ?"""
-SELECT_PURCHASE_VERSION = """
-SELECT version FROM purchases WHERE id = ?"""
-UPDATE_PURCHASE = f"""
+    FROM purchases WHERE {where} ORDER BY id LIMIT ? + 0
+) AS page""",
+        postgres=f"""
+SELECT count(*), max(purchase_id), {PG_ROWS}
+FROM (
+    SELECT id AS purchase_id, purchase_name, quantity,
+        {PG_TIME.format("date_created")} AS purchased_on,
+        {PG_TIME.format("last_updated")} AS last_updated_on,
+        CAST(customer_id AS TEXT) AS customer_id
+    FROM purchases WHERE {where} ORDER BY id LIMIT ? + 0
+) AS page""",
+    )
+
+
+SELECT_PURCHASES = _select_page("id > ?")
+SELECT_CUSTOMER_PURCHASES = _select_page("customer_id = ? AND id > ?")
+SELECT_PURCHASE = Statement(f"""
+SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE customer_id = ? AND id = ?""")
+LOCK_PURCHASE_VERSION = for_update("SELECT version FROM purchases WHERE id = ?")
+UPDATE_PURCHASE = Statement(f"""
 UPDATE purchases SET purchase_name = coalesce(?, purchase_name),
     quantity = coalesce(?, quantity), last_updated = ?, version = version + 1
-WHERE id = ? RETURNING {PURCHASE_COLUMNS}, version"""
-COUNT_PURCHASES = """
-SELECT count(*) FROM purchases WHERE customer_id = ?"""
-DELETE_ALL_PURCHASES = """
-DELETE FROM purchases WHERE customer_id = ?"""
-DELETE_PURCHASES = """
-DELETE FROM purchases
-WHERE customer_id = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id"""
+WHERE id = ? RETURNING {PURCHASE_COLUMNS}, version""")
+COUNT_PURCHASES = Statement("SELECT count(*) FROM purchases WHERE customer_id = ?")
+DELETE_ALL_PURCHASES = Statement("DELETE FROM purchases WHERE customer_id = ?")
+CHOSEN = "DELETE FROM purchases WHERE customer_id = ? AND id IN ({}) RETURNING id"
+DELETE_PURCHASES = Statement(
+    sqlite=CHOSEN.format("SELECT value FROM json_each(?)"),
+    postgres=CHOSEN.format("SELECT value::bigint FROM json_array_elements_text(?)"),
+)
 
 
+@single
 def add_purchase(
     customer_id: int, purchase_name: str, quantity: int, at: str
 ) -> Unit[Purchase]:
@@ -266,15 +286,13 @@ def add_purchase(
 
 def list_purchases(after: int, limit: int) -> Unit[Page]:
     """Return a page of everyone's purchases."""
-    rows = yield SELECT_PURCHASES, (after, limit)
-    size, last, json = rows[0]
+    [(size, last, json)] = yield SELECT_PURCHASES, (after, limit)
     return Page(size, json, last if size == limit else None)
 
 
 def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
     """Return a page of one customer's purchases. NotFoundError."""
-    rows = yield SELECT_CUSTOMER_PURCHASES, (customer_id, after, limit)
-    size, last, json = rows[0]
+    [(size, last, json)] = yield SELECT_CUSTOMER_PURCHASES, (customer_id, after, limit)
     if not size and not (yield SELECT_CUSTOMER_VERSION, (customer_id,)):
         raise NotFoundError("customer", customer_id)
     return Page(size, json, last if size == limit else None)
@@ -282,10 +300,8 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
 
 def read_purchase(customer_id: int, purchase_id: int) -> Unit[Purchase]:
     """Return one purchase of one customer. NotFoundError."""
-    rows = yield SELECT_PURCHASE, (purchase_id, customer_id)
-    if not rows:
-        raise NotFoundError("purchase", purchase_id)
-    return Purchase(*rows[0])
+    ids = customer_id, purchase_id
+    return Purchase(*(yield from _fetch_one("purchase", SELECT_PURCHASE, *ids)))
 
 
 def update_purchase(
@@ -296,86 +312,76 @@ def update_purchase(
     versions: Versions,
 ) -> Unit[Purchase]:
     """Change what is not None. NotFoundError, PreconditionFailedError."""
-    yield from _expect(versions, SELECT_PURCHASE_VERSION, "purchase", purchase_id)
-    rows = yield UPDATE_PURCHASE, (purchase_name, quantity, at, purchase_id)
-    if not rows:
-        raise NotFoundError("purchase", purchase_id)
-    return Purchase(*rows[0])
+    yield from _check_version(versions, LOCK_PURCHASE_VERSION, "purchase", purchase_id)
+    values = purchase_name, quantity, at, purchase_id
+    return Purchase(*(yield from _fetch_one("purchase", UPDATE_PURCHASE, *values)))
 
 
 def delete_all_purchases(customer_id: int) -> Unit[int]:
     """Delete a customer's purchases and return how many there were. NotFoundError."""
-    rows = yield SELECT_CUSTOMER_VERSION, (customer_id,)
-    if not rows:
-        raise NotFoundError("customer", customer_id)
-    rows = yield COUNT_PURCHASES, (customer_id,)
+    yield from _fetch_one("customer", LOCK_CUSTOMER_VERSION, customer_id)
+    [(count,)] = yield COUNT_PURCHASES, (customer_id,)
     yield DELETE_ALL_PURCHASES, (customer_id,)
-    count: int = rows[0][0]
-    return count
+    return int(count)
 
 
 def delete_purchases(customer_id: int, purchase_ids: list[int]) -> Unit[int]:
-    """Delete those of the purchases that are the customer's; return how many.
-
-    NotFoundError when there is no such customer.
-    """
-    rows = yield SELECT_CUSTOMER_VERSION, (customer_id,)
-    if not rows:
-        raise NotFoundError("customer", customer_id)
+    """Delete the customer's among some purchases; return how many. NotFoundError."""
+    yield from _fetch_one("customer", LOCK_CUSTOMER_VERSION, customer_id)
     rows = yield DELETE_PURCHASES, (customer_id, str(purchase_ids))
     return len(rows)
 
 
-# Questions about idempotency keys
+# Queries of idempotency keys
 
-SELECT_ANSWER = """
+SELECT_RESPONSE = Statement("""
 SELECT fingerprint, status, location, etag, body, customer_id FROM idempotency
-WHERE caller = ? AND method = ? AND path = ? AND key = ? AND created > ?"""
-CLAIM_KEY = """
+WHERE caller = ? AND method = ? AND path = ? AND key = ? AND created > ?""")
+CLAIM_KEY = Statement("""
 INSERT INTO idempotency (caller, method, path, key, fingerprint, created)
 VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (caller, method, path, key) DO UPDATE
 SET fingerprint = excluded.fingerprint, created = excluded.created
-WHERE idempotency.created <= ? RETURNING key"""
-SAVE_ANSWER = """
+WHERE idempotency.created <= ? RETURNING key""")
+SAVE_RESPONSE = Statement("""
 UPDATE idempotency SET status = ?, location = ?, etag = ?, body = ?, customer_id = ?
-WHERE caller = ? AND method = ? AND path = ? AND key = ?"""
-DELETE_OLD_KEYS = """
+WHERE caller = ? AND method = ? AND path = ? AND key = ?""")
+DELETE_OLD_KEYS = Statement("""
 DELETE FROM idempotency WHERE (caller, method, path, key) IN (
     SELECT caller, method, path, key FROM idempotency WHERE created <= ? LIMIT ?
-) RETURNING key"""
-DELETE_CUSTOMER_KEYS = """
-DELETE FROM idempotency WHERE customer_id = ?"""
+) RETURNING key""")
+DELETE_CUSTOMER_KEYS = Statement("DELETE FROM idempotency WHERE customer_id = ?")
 
 KEY_SECONDS = 24 * 3600
 
 
-def once(
-    key: Key,
-    render: Callable[[T], Answer],
-    question: Callable[[*Ts], Unit[T]],
+def run_idempotent(
+    key: IdempotencyKey,
+    render: Callable[[T], StoredResponse],
+    query: Callable[[*Ts], Unit[T]],
     *args: *Ts,
-) -> Unit[Answer]:
-    """Run a unit and keep its answer with it; a later one with the key gets that.
+) -> Unit[StoredResponse]:
+    """Run a unit and store its response with it; return that to later ones of the key.
 
-    KeyReusedError, and what the question raises; nothing is kept of a refusal.
+    KeyReusedError, and every error of the query; no error is stored.
     """
     scope, at, since = key[:4], now(), now(KEY_SECONDS)
-    rows = yield SELECT_ANSWER, (*scope, since)
+    rows = yield SELECT_RESPONSE, (*scope, since)
     if not rows:
         claimed = yield CLAIM_KEY, (*key, at, since)
         if claimed:
-            answer = render((yield from question(*args)))
-            body = answer.body.decode()
-            saved = (*answer[:3], body, answer.customer_id)
-            yield SAVE_ANSWER, (*saved, *scope)
-            return answer
-        # Another process was quicker, and has committed: its answer is there now.
-        rows = yield SELECT_ANSWER, (*scope, since)
+            response = render((yield from query(*args)))
+            body = response.body.decode()
+            saved = (*response[:3], body, response.customer_id)
+            yield SAVE_RESPONSE, (*saved, *scope)
+            return response
+        # Another process was quicker and has committed: its response is there now.
+        rows = yield SELECT_RESPONSE, (*scope, since)
     fingerprint, status, location, etag, text, customer_id = rows[0]
     if fingerprint != key.fingerprint:
         raise KeyReusedError(key.key)
-    return Answer(status, location, etag, text.encode(), customer_id, replayed=True)
+    body = text.encode()
+    return StoredResponse(status, location, etag, body, customer_id, replayed=True)
 
 
 def forget_keys(limit: int) -> Unit[int]:
@@ -384,75 +390,10 @@ def forget_keys(limit: int) -> Unit[int]:
     return len(rows)
 
 
-def read_anything() -> Unit[None]:
-    """Touch the customer table."""
-    yield SELECT_SCAN_END, (0, 1)
-
-
-# Engines
-
-
-class Measures(NamedTuple):
-    """What an engine has done and holds: units written, commits, queues, bytes."""
-
-    units: int
-    commits: int
-    waiting: dict[str, int]
-    size: int
-
-
-class Engine(Protocol):
-    """Runs questions as units of work on one database."""
-
-    name: str
-
-    def read(self, question: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
-        """Run a question that changes nothing and is soon done."""
-        ...
-
-    def scan(self, question: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
-        """Run a question that changes nothing and may take long."""
-        ...
-
-    def write(self, question: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
-        """Run a question; once it returns, what it changed is on disk."""
-        ...
-
-    def measures(self) -> Measures:
-        """Return what the metrics show."""
-        ...
-
-    async def check(self) -> None:
-        """Try the database. UnavailableError says what is wrong."""
-        ...
-
-    async def close(self) -> None:
-        """Finish what was accepted and let the database go."""
-        ...
-
-
-def is_postgres(url: str) -> bool:
-    """Return whether a URL names a PostgreSQL database."""
-    return url.startswith(("postgresql://", "postgres://"))
-
-
-def without_password(url: str) -> str:
-    """Return a database URL as a log may show it, without its user and its query.
-
-    Whatever stands before the last @ may belong to a password, and whatever names no
-    file may have one.
-    """
-    if url.startswith("sqlite:///"):
-        return url
-    return re.sub(r"//.*@", "//", url).partition("?")[0]
-
-
 async def connect(url: str) -> Engine:
-    """Open the database that a URL names. RefusedError."""
+    """Open the database that a URL names. StartupError."""
     if is_postgres(url):
-        import postgres
+        from storage.postgres_engine import PostgresEngine
 
-        return await postgres.connect(url)
-    import sqlite
-
-    return await sqlite.connect(sqlite.path_of(url))
+        return await PostgresEngine.open(url)
+    return await SqliteEngine.open(sqlite_path(url))

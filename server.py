@@ -9,8 +9,9 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ from aiohttp import web
 
 import db
 import handlers
-import openapi
-import sqlite
-import sqlite_file
-import sqlite_lane
-import workers
-from access import Door, new_token, read_tokens
-from connections import Runner
-from middlewares import TELEMETRY, expectation, observed
-from settings import COMMANDS, DEFAULTS, Parser, Settings
-from settings import parser as settings_parser
-from telemetry import JSONLines, Telemetry
-from workers import Worker
+from api import docs_page, openapi
+from api.auth import Authenticator, new_token, read_tokens
+from api.connections import Runner
+from api.cors import Cors
+from api.middleware import METRICS, handle_expect, instrument
+from api.routing import ROUTE_TABLE, RouteTable
+from runtime import workers
+from runtime.access_log import AccessLog, JSONFormatter
+from runtime.metrics import Metrics
+from runtime.settings import COMMANDS, DEFAULTS, Parser, Settings, make_parser
+from runtime.workers import Worker
+from storage import sqlite_connection, sqlite_file
+from storage.engine import is_postgres, sqlite_path, without_password
 
 try:
     import uvloop
@@ -47,54 +49,53 @@ SPARE_FILES = 64
 
 
 def try_make_db(url: str = DEFAULTS.database_url) -> None:
-    """Look for the database; create it, or bring it up to date. db.RefusedError."""
-    if db.is_postgres(url):
-        import postgres
+    """Look for the database; create it, or migrate it to this version. StartupError."""
+    if is_postgres(url):
+        from storage import postgres_engine
 
-        asyncio.run(postgres.make(url))
+        asyncio.run(postgres_engine.create_or_migrate(url))
     else:
-        sqlite_file.make(sqlite.path_of(url))
+        sqlite_file.create_or_migrate(sqlite_path(url))
+
+
+@cache
+def _static_files(secured: bool) -> Mapping[str, docs_page.StaticFile]:
+    description = openapi.describe(handlers.ROUTES, handlers.VERSION, secured)
+    return docs_page.static_files(description)
 
 
 def init_app(
-    settings: Settings = DEFAULTS, door: Door | None = None
+    settings: Settings = DEFAULTS, authenticator: Authenticator | None = None
 ) -> web.Application:
     """Return the application, on a database that `try_make_db` has made."""
-    door = door or Door()
-    telemetry = Telemetry(handlers.VERSION, settings.access_log)
+    authenticator = authenticator or Authenticator()
+    cors = Cors(settings.cors_origins)
+    metrics = Metrics(handlers.VERSION, AccessLog(settings.access_log))
     app = web.Application()
-    app[TELEMETRY] = telemetry
-    app[handlers.METRICS] = telemetry.text
-    app[handlers.PAGES] = openapi.pages(door.tokens is not None)
-    for route in handlers.ROUTES:
-        path = route.path.replace("_id}", f"_id:{handlers.ID}}}")
-        handler = observed(route, door, telemetry)
-        if route.method == "GET":
-            app.router.add_get(path, handler, expect_handler=expectation)  # and HEAD
-        else:
-            app.router.add_route(
-                route.method, path, handler, expect_handler=expectation
-            )
-    for path, access in handlers.UNMATCHED.items():
-        nowhere = observed(handlers.NOWHERE._replace(access=access), door, telemetry)
-        app.router.add_route("*", path, nowhere, expect_handler=expectation)
+    app[METRICS] = metrics
+    app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
+    app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
+    app[ROUTE_TABLE].add_to(
+        app.router,
+        lambda route: instrument(route, authenticator, cors, metrics),
+        handle_expect,
+    )
 
     async def database(app: web.Application) -> AsyncIterator[None]:
-        telemetry.engine = app[handlers.DATABASE] = await db.connect(
-            settings.database_url
-        )
-        forgetting = asyncio.create_task(_forget_keys(telemetry.engine))
-        telemetry.start()
+        engine = await db.connect(settings.database_url)
+        metrics.engine = app[handlers.DATABASE] = engine
+        forgetting = asyncio.create_task(_forget_keys(engine))
+        metrics.start()
         try:
             yield
             forgetting.cancel()
-            telemetry.close()
+            metrics.close()
         finally:
-            await telemetry.engine.close()
+            await engine.close()
 
     async def finish_head(request: web.Request, stream: web.StreamResponse) -> None:
-        stream.headers.extend(door.cross_origin(request))
-        del stream.headers["Server"]  # no other answer has it
+        stream.headers.extend(cors.headers(request))
+        del stream.headers["Server"]  # no other response has it
 
     app.cleanup_ctx.append(database)
     app.on_response_prepare.append(finish_head)
@@ -114,42 +115,31 @@ async def _forget_keys(engine: db.Engine) -> None:
         await asyncio.sleep(60)
 
 
-async def serve(settings: Settings, door: Door, worker: Worker | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, and finish what was begun."""
+async def serve(
+    settings: Settings, authenticator: Authenticator, worker: Worker | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, and finish the requests that have begun."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _read_tokens_again, settings, door)
+    loop.add_signal_handler(signal.SIGHUP, _reload_tokens, settings, authenticator)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    app = init_app(settings, door)
-    runner = Runner(app, max(files - SPARE_FILES, 16), shutdown_timeout=STOP_SECONDS)
+    app = init_app(settings, authenticator)
+    connections = max(files - SPARE_FILES, 16)
+    runner = Runner(app, connections, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
     if worker is not None:
-        app[TELEMETRY].join(worker)
-        worker.attend(stop.set)
+        app[METRICS].join(worker)
+        worker.handle_signals(stop.set)
     try:
-        site = web.TCPSite(
-            runner,
-            settings.host,
-            settings.port,
-            backlog=1024,
-            reuse_port=settings.workers > 1 or None,
-        )
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        where = f"[{host}]" if ":" in host else host
-        LOG.log(
-            logging.INFO if worker is None or worker.first else logging.DEBUG,
-            "serving http://%s:%s on %s, %s",
-            where,
-            port,
-            db.without_password(settings.database_url),
-            app[handlers.DATABASE].name,
-        )
+        url = await _listen(runner, settings)
+        level = logging.INFO if worker is None or worker.first else logging.DEBUG
+        database = without_password(settings.database_url), app[handlers.DATABASE].name
+        LOG.log(level, "serving %s on %s, %s", url, *database)
         gc.collect()
-        gc.freeze()  # what start-up made lives as long as the process
+        gc.freeze()  # the objects of start-up live as long as the process
         gc.set_threshold(20_000, 20, 50)  # requests leave few cycles behind
         await stop.wait()
         if worker is None:
@@ -163,13 +153,22 @@ async def serve(settings: Settings, door: Door, worker: Worker | None = None) ->
             os._exit(1)
 
 
-def _read_tokens_again(settings: Settings, door: Door) -> None:
+async def _listen(runner: Runner, settings: Settings) -> str:
+    """Accept connections from now on; return the URL."""
+    port, shared = settings.port, settings.workers > 1 or None
+    site = web.TCPSite(runner, settings.host, port, backlog=1024, reuse_port=shared)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _reload_tokens(settings: Settings, authenticator: Authenticator) -> None:
     if settings.api_tokens_file is None:
         return
     try:
-        door.tokens = read_tokens(settings.api_tokens_file)
-        LOG.info("%s tokens read", len(door.tokens))
-    except db.RefusedError as exc:
+        authenticator.tokens = read_tokens(settings.api_tokens_file)
+        LOG.info("%s tokens read", len(authenticator.tokens))
+    except db.StartupError as exc:
         LOG.error("tokens kept as they were: %s", exc)
 
 
@@ -179,27 +178,26 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def _door(settings: Settings) -> Door:
-    """Return who may come in. RefusedError for a start that lets anybody in."""
-    tokens = None
+def _make_authenticator(settings: Settings) -> Authenticator:
+    """Return the authenticator. StartupError for a server open to the network."""
     if settings.api_tokens_file is not None:
-        tokens = read_tokens(settings.api_tokens_file)
-    elif not settings.allow_anonymous and not _is_loopback(settings.host):
-        raise db.RefusedError(
+        return Authenticator(read_tokens(settings.api_tokens_file))
+    if not settings.allow_anonymous and not _is_loopback(settings.host):
+        raise db.StartupError(
             f"HOST {settings.host} is not loopback and anybody could come in: "
             "name API_TOKENS_FILE, or set ALLOW_ANONYMOUS=1"
         )
-    return Door(tokens, settings.cors_origins)
+    return Authenticator()
 
 
 def main() -> None:
     """Run the command that the arguments and the environment ask for."""
-    parser = settings_parser()
+    parser = make_parser()
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
     settings = Settings(**arguments)
     output = logging.StreamHandler()
-    output.setFormatter(JSONLines())
+    output.setFormatter(JSONFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     try:
@@ -207,14 +205,13 @@ def main() -> None:
             case []:
                 run(settings, parser)
             case ["backup", destination]:
-                sqlite_file.backup(
-                    sqlite.path_of(settings.database_url), Path(destination)
-                )
+                path = sqlite_path(settings.database_url)
+                sqlite_file.backup(path, Path(destination))
             case ["token", name]:
                 token, line = new_token(name, "read" if read else "write")
                 sys.stdout.write(f"{token}\n{line}\n")
             case ["copy", source, destination]:
-                import transfer
+                from storage import transfer
 
                 asyncio.run(transfer.copy(source, destination))
             case _:
@@ -223,17 +220,17 @@ def main() -> None:
         parser.error(str(exc))
     except KeyboardInterrupt:
         parser.exit(1, f"{parser.prog}: interrupted\n")
-    except (db.RefusedError, OSError) as exc:
+    except (db.StartupError, OSError) as exc:
         parser.exit(1, f"{parser.prog}: {exc}\n")
 
 
 def _check_workers(url: str) -> None:
-    """Say where several processes cannot share a port or a database. RefusedError."""
+    """Raise StartupError where processes cannot share a port or a database."""
     if not workers.AVAILABLE:
-        raise db.RefusedError("WORKERS must be 1: this system shares no port")
-    if not db.is_postgres(url) and not sqlite_lane.WAL_RESET_FIXED:
-        version = ".".join(map(str, sqlite_lane.VERSION))
-        raise db.RefusedError(
+        raise db.StartupError("WORKERS must be 1: this system shares no port")
+    if not is_postgres(url) and not sqlite_connection.WAL_RESET_FIXED:
+        version = ".".join(map(str, sqlite_connection.VERSION))
+        raise db.StartupError(
             f"WORKERS must be 1: SQLite {version} can damage a database that several "
             "processes write (sqlite.org/wal.html#walresetbug)"
         )
@@ -242,32 +239,32 @@ def _check_workers(url: str) -> None:
 def run(settings: Settings, parser: Parser) -> None:
     """Make the database and serve it."""
     try:
-        door = _door(settings)
+        authenticator = _make_authenticator(settings)
         socket.getaddrinfo(settings.host, settings.port)
         if settings.workers > 1:
             _check_workers(settings.database_url)
     except (socket.gaierror, UnicodeError):
         parser.error(f"HOST: {settings.host!r} is no address or name of one")
-    except db.RefusedError as exc:
+    except db.StartupError as exc:
         parser.error(str(exc))
-    if not db.is_postgres(settings.database_url) and not sqlite_lane.WAL_RESET_FIXED:
+    if not is_postgres(settings.database_url) and not sqlite_connection.WAL_RESET_FIXED:
         LOG.warning(
             "SQLite %s is older than a fix that matters where several processes write "
             "one file: let none but this one do so (sqlite.org/wal.html#walresetbug)",
-            sqlite_lane.driver.sqlite_version,
+            sqlite_connection.driver.sqlite_version,
         )
     try_make_db(settings.database_url)
     worker = None
     if settings.workers > 1:
         port = workers.free_port(settings.host, settings.port)
         settings = settings._replace(port=port)
-        # The parent stays in there.
+        # The supervisor stays in there.
         worker = workers.start(
-            settings.workers, lambda: _read_tokens_again(settings, door)
+            settings.workers, lambda: _reload_tokens(settings, authenticator)
         )
     loop_factory: Any = uvloop.new_event_loop if uvloop else None
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(serve(settings, door, worker))
+        runner.run(serve(settings, authenticator, worker))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""Bearer tokens: the token file, and the authentication of requests."""
+
+import hmac
+import re
+import secrets
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from aiohttp import web
+
+import db
+from api.responses import ProblemError
+
+LINE = re.compile(r"([A-Za-z0-9._-]{1,64})\s+([0-9A-Fa-f]{64})\s+(read|write)")
+
+
+class Token(NamedTuple):
+    """A line of the token file; `access` is `read` or `write`."""
+
+    caller: str
+    digest: bytes
+    """The SHA-256 of the token."""
+    access: str
+
+
+def new_token(name: str, access: str) -> tuple[str, str]:
+    """Return a new token, and its line for the token file. ValueError."""
+    token = secrets.token_urlsafe(32)
+    line = f"{name} {sha256(token.encode()).hexdigest()} {access}"
+    if not LINE.fullmatch(line):
+        raise ValueError("a name is 1 to 64 of A-Z a-z 0-9 . _ -")
+    return token, line
+
+
+def read_tokens(path: Path) -> tuple[Token, ...]:
+    """Return the tokens of a file. StartupError."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise db.StartupError(f"API_TOKENS_FILE {path}: {reason}") from None
+    tokens = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise db.StartupError(
+                f"API_TOKENS_FILE {path}, line {number}: "
+                "not `name sha256-hex read|write`"
+            )
+        tokens.append(Token(match[1], bytes.fromhex(match[2]), match[3]))
+    return tuple(tokens)
+
+
+class Authenticator:
+    """Finds the caller of a request by its token; without tokens, anybody may call."""
+
+    def __init__(self, tokens: tuple[Token, ...] | None = None) -> None:
+        self.tokens = tokens
+
+    def authenticate(self, request: web.Request, access: str) -> str:
+        """Return the caller of a request, "" for anybody. ProblemError 401 or 403."""
+        if self.tokens is None or access == "public":
+            return ""
+        values = request.headers.getall("Authorization", ())
+        value = values[0] if len(values) == 1 else ""
+        scheme, _, text = value.partition(" ")
+        token = self._find(text.strip()) if scheme.lower() == "bearer" else None
+        if token is None:
+            raise ProblemError(
+                401,
+                "This wants a token: Authorization: Bearer TOKEN.",
+                headers={"WWW-Authenticate": 'Bearer realm="customer purchase server"'},
+            )
+        if access == "write" and token.access != "write":
+            raise ProblemError(403, "This token may only read.")
+        return token.caller
+
+    def _find(self, text: str) -> Token | None:
+        digest = sha256(text.encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for token in self.tokens or ():  # all of them, in constant time
+            if hmac.compare_digest(token.digest, digest):
+                found = token
+        return found

@@ -1,0 +1,43 @@
+"""Cross-origin requests from the pages of the origins that CORS_ORIGINS names."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+EXPOSED_HEADERS = (
+    "Deprecation, ETag, Idempotency-Replayed, Link, Location, Retry-After, "
+    "WWW-Authenticate, X-Request-Id"
+)
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
+    "X-Request-Id"
+)
+
+
+class Cors:
+    """Adds the headers that let a page of an allowed origin read a response.
+
+    See fetch.spec.whatwg.org/#http-cors-protocol.
+    """
+
+    def __init__(self, origins: tuple[str, ...] = ()) -> None:
+        self.origins = frozenset(origins)
+
+    def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
+        """Return the headers for the response to a request."""
+        origin = request.headers.get("Origin")
+        if origin not in self.origins:
+            return {"Vary": "Origin"} if self.origins else {}
+        headers = {
+            "Access-Control-Allow-Origin": str(origin),
+            "Access-Control-Expose-Headers": EXPOSED_HEADERS,
+            "Vary": "Origin",
+        }
+        method = request.headers.get("Access-Control-Request-Method")
+        if request.method == "OPTIONS" and method is not None:
+            headers |= {
+                "Access-Control-Allow-Methods": "DELETE, GET, HEAD, PATCH, POST, PUT",
+                "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+                "Access-Control-Max-Age": "600",
+            }
+        return headers

@@ -1,0 +1,203 @@
+"""Lists: complete or in pages, as JSON, JSON Lines or CSV."""
+
+import csv
+import io
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+import db
+from api.conditional import joined_header
+from api.request_body import number
+from api.responses import (
+    ENCODER,
+    FIXED_HEADERS,
+    JSON,
+    REQUEST_ID,
+    ProblemError,
+    RawResponse,
+)
+from api.schemas import MAX_ID
+
+PAGE_ROWS = 500
+"""How many rows of a list without `limit` one unit of work reads."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""The beginnings of a cell that spreadsheets take for a formula."""
+
+PageQuery = Callable[[int, int], db.Unit[db.Page]]
+"""A query of a page: the id that it comes after, and the most rows."""
+RunQuery = Callable[[PageQuery, int, int], Awaitable[db.Page]]
+"""`read` or `scan` of an engine."""
+
+
+class RowType(NamedTuple):
+    """The struct of a list's rows, and the function that decodes a page of them."""
+
+    struct: type[msgspec.Struct]
+    decode: Callable[[str], Sequence[msgspec.Struct]]
+    as_stored: bool
+    """Whether a reply shows the JSON of the page as it is."""
+
+
+class Format(NamedTuple):
+    """A media type, and the pieces that a list is written with."""
+
+    media_type: str
+    content_type: str
+    before: bytes | None
+    """None for the header of CSV, which depends on the type of the rows."""
+    rows: Callable[[RowType, str], bytes]
+    between: bytes = b""
+    after: bytes = b""
+
+    def start(self, row_type: RowType) -> bytes:
+        """Return the bytes before the first row."""
+        if self.before is None:
+            return _csv_lines([row_type.struct.__struct_fields__])
+        return self.before
+
+
+def _json_rows(row_type: RowType, json: str) -> bytes:
+    if row_type.as_stored:
+        return json[1:-1].encode()
+    return ENCODER.encode(row_type.decode(json))[1:-1]
+
+
+def _jsonl_rows(row_type: RowType, json: str) -> bytes:
+    return ENCODER.encode_lines(row_type.decode(json))
+
+
+def _csv_lines(lines: list[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)  # RFC 4180: CRLF, quotes doubled
+    return text.getvalue().encode()
+
+
+def _csv_cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def _csv_rows(row_type: RowType, json: str) -> bytes:
+    rows = map(msgspec.structs.astuple, row_type.decode(json))
+    return _csv_lines([[_csv_cell(value) for value in row] for row in rows])
+
+
+JSON_START = b'{"status":"ok","data":['
+FORMATS = (
+    Format("application/json", JSON, JSON_START, _json_rows, b",", b"]}"),
+    Format("application/jsonl", "application/jsonl; charset=utf-8", b"", _jsonl_rows),
+    Format("text/csv", "text/csv; charset=utf-8; header=present", None, _csv_rows),
+)
+VARY = "Vary: Accept\r\n"
+
+
+def negotiate(request: web.Request) -> Format:
+    """Return the format that a client prefers (RFC 9110, 12.5.1). ProblemError 406."""
+    if request.headers.get("Accept", "*/*") == "*/*":
+        return FORMATS[0]
+    accept = joined_header(request, "Accept")
+    ranges = dict(_range(part) for part in accept.split(",") if part.strip())
+    if not ranges:
+        return FORMATS[0]
+    best = max(FORMATS, key=lambda form: _quality(form.media_type, ranges))
+    if _quality(best.media_type, ranges) <= 0:
+        names = ", ".join(form.media_type for form in FORMATS)
+        raise ProblemError(406, f"A list comes as one of {names}.")
+    return best
+
+
+def _range(part: str) -> tuple[str, float]:
+    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return media_range, min(float(value), 1.0)
+            except ValueError:
+                return media_range, 0.0
+    return media_range, 1.0
+
+
+def _quality(media_type: str, ranges: dict[str, float]) -> float:
+    family = media_type.partition("/")[0]
+    for media_range in (media_type, f"{family}/*", "*/*"):  # the most specific decides
+        if media_range in ranges:
+            return ranges[media_range]
+    return 0.0
+
+
+async def stream(
+    request: web.Request,
+    form: Format,
+    row_type: RowType,
+    page: db.Page,
+    scan: Callable[[int, int], Awaitable[db.Page]],
+) -> web.StreamResponse:
+    """Send a list from its first page on, as fast as the client takes it."""
+    headers = {"Content-Type": form.content_type, "Vary": "Accept"}
+    headers["X-Request-Id"] = request[REQUEST_ID]
+    response = web.StreamResponse(headers={**FIXED_HEADERS, **headers})
+    await response.prepare(request)
+    if request.method == "HEAD":
+        return response
+    await response.write(form.start(row_type) + form.rows(row_type, page.json))
+    between = form.between if page.size else b""
+    while page.after is not None:
+        page = await scan(page.after, PAGE_ROWS)
+        if page.size:
+            await response.write(between + form.rows(row_type, page.json))
+            between = form.between
+    await response.write_eof(form.after)
+    return response
+
+
+async def respond(
+    request: web.Request,
+    row_type: RowType,
+    read: RunQuery,
+    scan: RunQuery,
+    query: PageQuery,
+) -> web.StreamResponse:
+    """Respond with all rows, or with `limit` of them, in the format asked for."""
+    form = negotiate(request)
+    limit, after = None, 0
+    if "?" in request.raw_path:
+        limit = number(request, "limit", 1, 1000)
+        after = number(request, "after", 0, MAX_ID) or 0
+    page = await read(query, after, limit or PAGE_ROWS)
+    lines = VARY
+    if page.after is not None:
+        if limit is None:
+            return await stream(request, form, row_type, page, partial(scan, query))
+        page = await _fill_page(read, query, page, limit)
+        if await _has_more(read, query, page):
+            next_page = urlencode({**request.query, "after": str(page.after)})
+            path = request.rel_url.raw_path
+            lines += f'Link: <{path}?{next_page}>; rel="next"\r\n'  # RFC 8288
+    body = form.start(row_type) + form.rows(row_type, page.json) + form.after
+    return RawResponse(200, body, lines, form.content_type)
+
+
+async def _fill_page(
+    read: RunQuery, query: PageQuery, page: db.Page, limit: int
+) -> db.Page:
+    """Return a page of `limit` rows, if there are as many: a search may stop before."""
+    while page.size < limit and page.after is not None:
+        more = await read(query, page.after, limit - page.size)
+        comma = "," if page.size and more.size else ""
+        json = page.json[:-1] + comma + more.json[1:]
+        page = db.Page(page.size + more.size, json, more.after)
+    return page
+
+
+async def _has_more(read: RunQuery, query: PageQuery, page: db.Page) -> bool:
+    found = 0
+    while page.after is not None and not found:
+        page = await read(query, page.after, 1)
+        found = page.size
+    return found > 0

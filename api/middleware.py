@@ -1,0 +1,172 @@
+"""The frame of every request: id, authentication, errors, CORS, log and metrics."""
+
+import logging
+import re
+from functools import lru_cache
+from time import time
+
+from aiohttp import HttpVersion10, HttpVersion11, web
+
+import db
+from api.auth import Authenticator
+from api.cors import Cors
+from api.request_body import MAX_BODY
+from api.responses import (
+    CALLER,
+    REQUEST_ID,
+    FieldError,
+    ProblemError,
+    RawResponse,
+    invalid,
+    invalid_field,
+)
+from api.routing import Handler, Route
+from runtime.metrics import Metrics
+
+LOG = logging.getLogger("server")
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+
+CLIENT_GONE = 499
+"""The status in log and metrics of a request whose client went away."""
+
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def instrument(
+    route: Route, authenticator: Authenticator, cors: Cors, metrics: Metrics
+) -> Handler:
+    """Return the handler of a route with all that every request needs around it.
+
+    A middleware of aiohttp's would cost each request two more coroutines.
+    """
+    handler, access, path = route.handler, route.access, route.path
+    ids, record = metrics.request_ids, metrics.record_request
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        began = time()
+        metrics.in_flight += 1
+        sent = request.headers.get("X-Request-Id")
+        request_id = sent if sent and REQUEST_ID_PATTERN.fullmatch(sent) else next(ids)
+        request[REQUEST_ID] = request_id
+        caller, status = "", CLIENT_GONE
+        try:
+            if authenticator.tokens is not None and request.method != "OPTIONS":
+                caller = authenticator.authenticate(request, access)
+                request[CALLER] = caller
+            _check_head(request, route)
+            response = await handler(request)
+            status = response.status
+        except Exception as exc:
+            response = error_response(exc, request, request_id)
+            status = response.status
+        finally:
+            ended = time()
+            metrics.in_flight -= 1
+            method, took = request.method, ended - began
+            record((ended, request_id, method, path, status, took, caller))
+        if isinstance(response, RawResponse):
+            response.request_id = request_id
+            if cors.origins:
+                response.add(cors.headers(request))
+        return response
+
+    return dispatch
+
+
+async def handle_expect(request: web.Request) -> None:
+    """Send 100 Continue (RFC 9110, section 10.1.1). ProblemError 417."""
+    # aiohttp's own handler echoes an unknown expectation, and fails where that is no
+    # text.
+    if request.headers["Expect"].lower() != "100-continue":
+        raise ProblemError(417, "Expect may only be 100-continue.")
+    if request.version >= (1, 1) and (request.content_length or 0) <= MAX_BODY:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the response was written yet
+
+
+def _check_head(request: web.Request, route: Route) -> None:
+    """Raise ProblemError 400, 415 or 422 for a head that no handler should see."""
+    headers = request.headers
+    _check_host(headers.get("Host", ""))
+    if request.version != HttpVersion11:
+        _check_version(request)
+    if route.method == "*":  # whatever it holds, there is no such route
+        return
+    if "Content-Encoding" in headers:
+        raise ProblemError(415, "A body must come without a Content-Encoding.")
+    if "?" in request.raw_path:
+        _check_query(request, route.query)
+
+
+@lru_cache(1000)
+def _check_host(host: str) -> None:
+    # RFC 9112, section 3.2; the parser refuses none and two of them
+    if not HOST.fullmatch(host):
+        raise ProblemError(400, "The Host header is not a host.")
+
+
+def _check_version(request: web.Request) -> None:
+    if request.version != HttpVersion10:
+        raise ProblemError(400, "This server speaks HTTP/1.1 and HTTP/1.0.")
+
+
+def _check_query(request: web.Request, known: frozenset[str]) -> None:
+    unknown = sorted(request.query.keys() - known)
+    if unknown:
+        detail = "There is no such parameter."
+        raise invalid(*(FieldError(f"/{name[:200]}", detail) for name in unknown))
+
+
+def error_response(
+    exc: Exception, request: web.BaseRequest, request_id: str
+) -> RawResponse:
+    """Return the response to an exception; log an unknown one.
+
+    ConnectionResetError if no response can be sent: the client has gone, or a list is
+    under way, which is then cut visibly.
+    """
+    transport = request.transport
+    gone = transport is None or transport.is_closing()
+    if gone and isinstance(exc, ConnectionError):
+        raise ConnectionResetError("the client has gone") from exc
+    if request.writer.output_size > 0:
+        if not isinstance(exc, ConnectionError):
+            unknown = exc if problem_of(exc) is None else None
+            extra = {"request_id": request_id}
+            LOG.error("a list broke off: %s", exc, exc_info=unknown, extra=extra)
+        request.protocol.force_close()
+        raise ConnectionResetError("the list broke off") from exc
+    problem = problem_of(exc)
+    if problem is None:
+        LOG.error("unknown fault", exc_info=exc, extra={"request_id": request_id})
+        problem = ProblemError(500, "Something went wrong here; the log has it.")
+    response = problem.response(request_id)
+    if problem.status in (408, 413):  # the rest of the body is not worth reading
+        response.force_close()
+    return response
+
+
+def problem_of(exc: Exception) -> ProblemError | None:
+    """Return the problem of a known exception, None for any other."""
+    match exc:
+        case ProblemError():
+            return exc
+        case db.NotFoundError():
+            return ProblemError(404, f"There is no such {exc.args[0]}.")
+        case db.PreconditionFailedError():
+            return ProblemError(412, f"The {exc.args[0]} has changed since.")
+        case db.KeyReusedError():
+            detail = "The Idempotency-Key came before with another request."
+            return invalid_field("", detail)
+        case db.OverloadedError():
+            retry = {"Retry-After": str(exc.args[1])}
+            return ProblemError(503, "Too busy.", headers=retry)
+        case db.UnavailableError():
+            retry = {"Retry-After": "1"}
+            return ProblemError(503, f"Not now: {exc}.", headers=retry)
+        case db.DiskFullError():
+            return ProblemError(507, "There is no space left to store it.")
+        case web.HTTPException():
+            return ProblemError(exc.status, f"{exc.reason}.")
+    return None

@@ -1,0 +1,239 @@
+"""Reads and decodes the body and the query of a request, and names their faults."""
+
+import asyncio
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from api.responses import FieldError, ProblemError, invalid, invalid_field
+from api.schemas import (
+    MAX_ID,
+    Body,
+    CustomerChanges,
+    Deletion,
+    Id,
+    NewCustomer,
+    NewPurchase,
+    PurchaseChanges,
+)
+
+MAX_BODY = 256 * 1024
+BODY_SECONDS = 10.0
+UTF_8_CHARSETS = {"charset=utf-8", 'charset="utf-8"'}
+NUMBER = re.compile("[0-9]{1,19}")
+"""A number of a query, with at most as many digits as MAX_ID."""
+
+
+B = TypeVar("B", bound=Body)
+
+DECODERS: dict[type[Body], msgspec.json.Decoder[Any]] = {
+    body: msgspec.json.Decoder(body)
+    for body in (NewCustomer, CustomerChanges, NewPurchase, PurchaseChanges)
+}
+
+V = TypeVar("V")
+
+
+def value_or_none(value: V | UnsetType) -> V | None:
+    """Return the value of a field, None where the body leaves it out."""
+    return None if isinstance(value, UnsetType) else value
+
+
+async def read(request: web.Request, body: type[B]) -> B:
+    """Return the struct in the body of a request.
+
+    ProblemError 400, 408, 413, 415, or 422 with all faults.
+    """
+    _check_content_type(request)
+    content = request.content
+    if content.is_eof():
+        return decode(_check_size(content.read_nowait(-1)), body)
+    return decode(await _read_all(request), body)
+
+
+async def read_deletion(request: web.Request) -> Deletion | NewPurchase:
+    """Return the deletion in a body or a query, or the update that is sent like one.
+
+    ProblemError 400, 408, 413, 415, or 422 with all faults.
+    """
+    text = await _read_all(request)
+    if text:
+        _check_content_type(request)
+    fields = parse(text) if text else {}
+    if fields and request.query:
+        raise invalid_field("", "Expected a body or a query, not both.")
+    updating = fields.keys() & NewPurchase.__struct_fields__
+    if updating and fields.keys() & Deletion.__struct_fields__:
+        detail = "This does not go with a deletion."
+        mixed = [FieldError(f"/{name}", detail) for name in sorted(updating)]
+        rest = {name: fields[name] for name in fields.keys() - updating}
+        raise invalid(*mixed, *find_errors(rest, Deletion))
+    if updating:
+        return convert(fields, NewPurchase)
+    if request.query:
+        fields = _deletion_query(request)
+    if fields.get("delete_all") is True:
+        fields.pop("purchase_ids", None)  # ignored, whatever it holds
+    deletion = convert(fields, Deletion)
+    if deletion.delete_all is not True and deletion.purchase_ids is UNSET:
+        raise invalid_field("", "Expected delete_all: true, or purchase_ids.")
+    return deletion
+
+
+def _deletion_query(request: web.Request) -> dict[str, Any]:
+    """Return the query as the fields of the body that it stands for."""
+    fields: dict[str, Any] = {}
+    texts = request.query.getall("delete_all", [])
+    if texts:
+        if texts not in (["true"], ["false"]):
+            raise invalid_field("/delete_all", "Expected true or false, once.")
+        fields["delete_all"] = texts == ["true"]
+    if "purchase_id" in request.query and not fields.get("delete_all"):
+        fields["purchase_ids"] = numbers(request, "purchase_id", 1)
+    return fields
+
+
+async def _read_all(request: web.Request) -> bytes:
+    if (request.content_length or 0) > MAX_BODY:
+        raise ProblemError(413, f"A body holds at most {MAX_BODY} bytes.")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            chunks = bytearray()
+            while chunk := await request.content.readany():
+                chunks += _check_size(chunk, len(chunks))
+            return bytes(chunks)
+    except TimeoutError:
+        detail = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
+        raise ProblemError(408, detail) from None
+    except web.RequestPayloadError:
+        detail = "The body is not framed as HTTP/1.1 has it."
+        raise ProblemError(400, detail, headers={"Connection": "close"}) from None
+
+
+def _check_size(chunk: bytes, before: int = 0) -> bytes:
+    if before + len(chunk) > MAX_BODY:
+        raise ProblemError(413, f"A body holds at most {MAX_BODY} bytes.")
+    return chunk
+
+
+def _check_content_type(request: web.Request) -> None:
+    content_type = request.headers.get("Content-Type", "")
+    if content_type == "application/json":
+        return
+    accepted = ["application/json"]
+    if request.method == "PATCH":
+        accepted.append("application/merge-patch+json")
+    media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    charsets = [part for part in parameters if part.startswith("charset")]
+    if media_type not in accepted or not UTF_8_CHARSETS.issuperset(charsets):
+        raise ProblemError(
+            415, f"Content-Type must be {' or '.join(accepted)}, in UTF-8."
+        )
+
+
+def numbers(request: web.Request, name: str, least: int) -> list[int]:
+    """Return the numbers of a query parameter. ProblemError 422."""
+    texts = request.query.getall(name, [])
+    if all(NUMBER.fullmatch(text) and least <= int(text) <= MAX_ID for text in texts):
+        return [int(text) for text in texts]
+    raise invalid_field(f"/{name}", f"Expected whole numbers, {least} to {MAX_ID}.")
+
+
+def number(request: web.Request, name: str, least: int, most: int) -> int | None:
+    """Return the number of a query parameter, None without it. ProblemError 422."""
+    match request.query.getall(name, []):
+        case []:
+            return None
+        case [text] if NUMBER.fullmatch(text) and least <= int(text) <= most:
+            return int(text)
+    raise invalid_field(f"/{name}", f"Expected one whole number, {least} to {most}.")
+
+
+def decode(text: bytes, body: type[B]) -> B:
+    """Return the struct in a JSON text. ProblemError 400, or 422 with all faults."""
+    try:
+        decoded: B = DECODERS[body].decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return convert(parse(text), body)
+    return decoded
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """Return the fields of a JSON object. ProblemError 400; 422 for another value."""
+    # For a text that the decoder refused, since msgspec stops at the first fault, and
+    # takes a lone surrogate for broken JSON.
+    try:
+        value = json.loads(
+            text.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError:
+        raise ProblemError(400, "The body is not UTF-8.") from None
+    except (ValueError, RecursionError):
+        raise ProblemError(400, "The body is not JSON.") from None
+    if not isinstance(value, dict):
+        raise invalid_field("", "Expected an object.")
+    return value
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to read more than some thousand digits; no bound here needs them.
+    return int(digits[:40])
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are not JSON: RFC 8259, section 6
+
+
+def convert(fields: dict[str, Any], body: type[B]) -> B:
+    """Return the struct with these fields. ProblemError 422 with all faults."""
+    errors = find_errors(fields, body)
+    if errors:
+        raise invalid(*errors)
+    try:
+        return body(**fields)
+    except ValueError as exc:
+        raise invalid_field("", str(exc)) from None
+
+
+def find_errors(fields: dict[str, Any], body: type[Body]) -> list[FieldError]:
+    """Return the faults of each field for a struct, and the fields that are missing."""
+    errors: list[FieldError] = []
+    for field in msgspec.structs.fields(body):
+        pointer = f"/{field.name}"
+        if field.name in fields:
+            errors += _find_errors(pointer, fields[field.name], field.type)
+        elif field.required:
+            errors.append(FieldError(pointer, "It is missing."))
+    for name in fields:
+        if name not in body.__struct_fields__:
+            pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
+            pointer = pointer.encode("utf-8", "replace").decode()
+            errors.append(FieldError(pointer, "There is no such field."))
+    return errors
+
+
+def _find_errors(pointer: str, value: Any, expected: Any) -> list[FieldError]:
+    try:
+        if isinstance(value, str):
+            value.encode()
+        msgspec.convert(value, expected)
+    except UnicodeEncodeError:  # it cannot be stored: RFC 8259, section 8.2
+        return [FieldError(pointer, "A lone surrogate is not text.")]
+    except msgspec.ValidationError as exc:
+        message, _, item = str(exc).partition(" - at `$[")
+        if item:  # msgspec stops at the first that is wrong
+            return [
+                error
+                for index, part in enumerate(value)
+                for error in _find_errors(f"{pointer}/{index}", part, Id)
+            ]
+        if " matching regex " in message:
+            message = "Expected text that is not only white space"
+            if "\0" in value:
+                message = "Expected text without U+0000"
+        return [FieldError(pointer, message.replace("`", "") + ".")]
+    return []

@@ -1,0 +1,116 @@
+"""Routes, and the one place that decides between 404 and 405."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from api.responses import ProblemError, RawResponse, header_lines
+from api.schemas import MAX_ID, Body
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ID_PATTERN = "[1-9][0-9]{0,18}"
+"""An id in a path; the largest of them are over MAX_ID."""
+JSON_ONLY = ("application/json",)
+
+
+class SecondBody(NamedTuple):
+    """A body that a route accepts beside its own, and the reply to it."""
+
+    body: type[Body]
+    reply: Any
+
+
+class Route(NamedTuple):
+    """One row of the contract's table; `access` is public, read or write."""
+
+    method: str
+    path: str
+    handler: Handler
+    body: type[Body] | None
+    reply: Any
+    status: int
+    access: str
+    query: frozenset[str] = frozenset()
+    media_types: tuple[str, ...] = JSON_ONLY
+    is_file: bool = False
+    """Whether the reply is a file that has an entity tag."""
+    second_body: SecondBody | None = None
+
+
+def not_found() -> ProblemError:
+    """Return the 404 of an address that does not exist."""
+    return ProblemError(404, "There is nothing at this address.")
+
+
+def path_id(request: web.Request, name: str) -> int:
+    """Return an id of the path. ProblemError 404 for one that no row can have."""
+    number = int(request.match_info[name])
+    if number > MAX_ID:
+        raise not_found()
+    return number
+
+
+class RouteTable:
+    """The routes of the application, for a request that matches one or none."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = routes
+        self._methods = [(_pattern(route.path), route.method) for route in routes]
+        self.unmatched = Route("*", "unmatched", self.answer, None, None, 404, "read")
+        """Stands for every request that matches no route, in log and metrics."""
+
+    def add_to(
+        self, router: web.UrlDispatcher, wrap: Callable[[Route], Handler], expect: Any
+    ) -> None:
+        """Add all routes to a router, each handler wrapped, and those for no match."""
+        for route in self.routes:
+            path = route.path.replace("_id}", f"_id:{ID_PATTERN}}}")
+            if route.method == "GET":  # and HEAD
+                router.add_get(path, wrap(route), expect_handler=expect)
+            else:
+                router.add_route(route.method, path, wrap(route), expect_handler=expect)
+        # Other methods of a public path are no secret either.
+        public = [route.path for route in self.routes if route.access == "public"]
+        for path in dict.fromkeys(public):
+            handler = wrap(self.unmatched._replace(access="public"))
+            router.add_route("*", path, handler, expect_handler=expect)
+        handler = wrap(self.unmatched)
+        router.add_route("*", "/{anything:.*}", handler, expect_handler=expect)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request that matches no route; OPTIONS with the methods."""
+        problem = self.problem(request.rel_url.path_safe)  # as the router sees it
+        if request.method == "OPTIONS" and problem.headers:
+            return RawResponse(204, lines=header_lines(problem.headers))
+        raise problem
+
+    def problem(self, path: str) -> ProblemError:
+        """Return the 404, or the 405 with the methods that the path has."""
+        methods = self.methods_of(path)
+        if not methods:
+            return not_found()
+        allow = {"Allow": ", ".join(methods)}
+        return ProblemError(405, "Not with this method.", headers=allow)
+
+    def methods_of(self, path: str) -> list[str]:
+        """Return the methods that a path has, none for one that does not exist."""
+        methods = {
+            method
+            for pattern, method in self._methods
+            if (found := pattern.fullmatch(path))
+            and all(int(number) <= MAX_ID for number in found.groups())
+        }
+        if "GET" in methods:
+            methods.add("HEAD")
+        return sorted(methods | {"OPTIONS"}) if methods else []
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    ids = re.sub(r"\{\w+_id\}", f"({ID_PATTERN})", path)
+    return re.compile(re.sub(r"\{\w+\}", "[^/]+", ids))
+
+
+ROUTE_TABLE: web.AppKey[RouteTable] = web.AppKey("route_table", RouteTable)

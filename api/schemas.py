@@ -1,0 +1,128 @@
+"""The structs of request and reply bodies, with the limits of their values."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+MAX_ID = 2**63 - 1
+
+# Spelt out, since engines of regular expressions differ over \s.
+WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+NO_NUL = "^[^\x00]*$"
+NOT_BLANK = f"^[^\x00]*[^\x00{WHITE_SPACE}][^\x00]*$"
+
+NamePart = Annotated[str, Meta(max_length=200, pattern=NO_NUL)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NOT_BLANK)]
+Address = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
+Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True):
+    """A JSON object; an unknown field is an error, for it is a misspelt one."""
+
+
+class Changes(Body):
+    """Changes of a row: at least one field."""
+
+    def __post_init__(self) -> None:
+        """Refuse an object without any field. ValueError."""
+        fields = self.__struct_fields__
+        if all(getattr(self, name) is UNSET for name in fields):
+            raise ValueError(f"Expected {' or '.join(fields)}.")
+
+
+class NewCustomer(Body):
+    """A customer to record."""
+
+    name: Name
+    address: Address
+
+
+class CustomerChanges(Changes):
+    """Changes of a customer."""
+
+    name: Name | UnsetType = UNSET
+    address: Address | UnsetType = UNSET
+
+
+class NewPurchase(Body):
+    """A purchase to record, or the new values of one."""
+
+    purchase_name: Name
+    quantity: Quantity
+
+
+class PurchaseChanges(Changes):
+    """Changes of a purchase."""
+
+    purchase_name: Name | UnsetType = UNSET
+    quantity: Quantity | UnsetType = UNSET
+
+
+class Deletion(Body):
+    """Which of a customer's purchases to delete: all, or some by their ids."""
+
+    delete_all: bool | UnsetType = UNSET
+    purchase_ids: Annotated[list[Id], Meta(max_length=10_000)] | UnsetType = UNSET
+
+
+class VersionedReply(msgspec.Struct):
+    """One row, whose version is the entity tag of the reply."""
+
+
+class CustomerReply(VersionedReply):
+    """A customer."""
+
+    id: int
+    name: str
+    address: str | None
+    created_on: str
+
+
+class PurchaseAdded(VersionedReply):
+    """A purchase, as the reply to adding it shows it."""
+
+    id: int
+    purchase_name: str
+    quantity: int
+    customer_id: str
+    purchased_on: str
+
+
+class PurchaseListItem(msgspec.Struct):
+    """A purchase, as a list shows it."""
+
+    purchase_id: int
+    purchase_name: str
+    quantity: int
+    purchased_on: str
+    last_updated_on: str | None
+    customer_id: str
+
+
+class PurchaseReply(VersionedReply):
+    """A purchase, as updating it and reading it alone show it."""
+
+    id: str
+    purchase_name: str
+    quantity: int
+    purchased_on: str
+    last_updated_on: str | None
+
+
+class ServerInfo(msgspec.Struct):
+    """The name and the version of this server."""
+
+    name: str
+    version: str
+    healthy: bool
+    docs: str
+
+
+class HealthReply(msgspec.Struct, omit_defaults=True):
+    """The state of the server."""
+
+    status: str
+    database: str | None = None

@@ -1,0 +1,1 @@
+"""The database engines; knows nothing of HTTP."""

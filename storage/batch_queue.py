@@ -1,0 +1,252 @@
+"""The queue that collects units of work and runs them in batches on a connection."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from storage.engine import (
+    TURN_SECONDS,
+    Row,
+    Statement,
+    T,
+    Ts,
+    UnavailableError,
+    Unit,
+    check_wait,
+    is_single,
+)
+from storage.sqlite_connection import BATCH_SECONDS, SqliteConnection, driver
+
+HANG_SECONDS = 1.0
+"""How long after BATCH_SECONDS callers wait for a disk that does not answer."""
+WATCH_SECONDS = 0.5
+"""How often to look after a batch that runs, and the units that wait for its end."""
+BATCH_UNITS = 256
+"""The most units in one transaction, so that the first is not held up by the last."""
+IDLE_TICKS = 2
+"""Passes of the event loop without a new unit, after which a batch begins."""
+
+
+class QueuedUnit(NamedTuple):
+    """A unit of work that waits for its turn, until a time on the loop's clock."""
+
+    query: Callable[..., Unit[Any]]
+    args: tuple[Any, ...]
+    future: asyncio.Future[Any]
+    deadline: float
+
+
+class BatchQueue:
+    """Units of work that wait for a connection, and run on it in batches.
+
+    `batch_ticks` is how many idle ticks a batch waits for after one of several units.
+    """
+
+    def __init__(
+        self, connection: SqliteConnection, batch_ticks: int = IDLE_TICKS
+    ) -> None:
+        self.connection = connection
+        self.batch_ticks = batch_ticks
+        self.waiting: deque[QueuedUnit] = deque()
+        self.batch_seconds = 0.0
+        self.idle_ticks = IDLE_TICKS
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._watcher: asyncio.TimerHandle
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no unit waits and none runs."""
+        return self._task is None
+
+    def submit(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> asyncio.Future[T]:
+        """Put a unit in the queue. OverloadedError if it would wait too long."""
+        if self.waiting:
+            batches = 1 + len(self.waiting) // BATCH_UNITS
+            check_wait(self.batch_seconds * batches)
+        future: asyncio.Future[T] = self._loop.create_future()
+        deadline = self._loop.time() + TURN_SECONDS
+        self.waiting.append(QueuedUnit(query, args, future, deadline))
+        if self._task is None:
+            self._task = self._loop.create_task(self._run_batches())
+        return future
+
+    async def _run_batches(self) -> None:
+        while self.waiting:
+            await self._gather()
+            began = self._loop.time()
+            batch = self._next_batch(began)
+            if not batch:
+                continue
+            self.idle_ticks = self.batch_ticks if len(batch) > 1 else IDLE_TICKS
+            self._watch_later(batch, began)
+            try:
+                outcomes = await self.connection.call(run_batch, self.connection, batch)
+            except Exception as exc:
+                outcomes = [exc for _ in batch]
+            finally:
+                self._watcher.cancel()
+            self.batch_seconds = (self.batch_seconds + self._loop.time() - began) / 2
+            for unit, outcome in zip(batch, outcomes, strict=True):
+                if unit.future.done():  # its caller went away
+                    continue
+                if isinstance(outcome, Exception):
+                    unit.future.set_exception(outcome)
+                else:
+                    unit.future.set_result(outcome)
+        self._task = None
+
+    async def _gather(self) -> None:
+        """Let units on their way join the batch: waiting costs less than a commit."""
+        # The replies to the last batch bring the next requests some ticks of the loop
+        # later; PostgreSQL's commit_delay has the same reason.
+        ticks = 0
+        while ticks < self.idle_ticks and len(self.waiting) < BATCH_UNITS:
+            before = len(self.waiting)
+            await asyncio.sleep(0)
+            ticks = 0 if len(self.waiting) > before else ticks + 1
+
+    def _next_batch(self, time: float) -> list[QueuedUnit]:
+        self._drop_late(time)
+        batch: list[QueuedUnit] = []
+        while self.waiting and len(batch) < BATCH_UNITS:
+            unit = self.waiting.popleft()
+            if not unit.future.done():  # its caller is still there
+                batch.append(unit)
+        return batch
+
+    def _drop_late(self, time: float) -> None:
+        while self.waiting and self.waiting[0].deadline < time:
+            future = self.waiting.popleft().future
+            if not future.done():
+                late = UnavailableError("it waited too long for its turn")
+                future.set_exception(late)
+
+    def _watch_later(self, batch: list[QueuedUnit], began: float) -> None:
+        self._watcher = self._loop.call_later(WATCH_SECONDS, self._watch, batch, began)
+
+    def _watch(self, batch: list[QueuedUnit], began: float) -> None:
+        """Bound the time that the callers of a batch, and of those behind it, wait."""
+        time = self._loop.time()
+        self._drop_late(time)
+        if time - began > BATCH_SECONDS:
+            self.connection.interrupt()
+        if time - began > BATCH_SECONDS + HANG_SECONDS:  # the interrupt was no use
+            for unit in batch:
+                if not unit.future.done():
+                    hanging = UnavailableError(self.connection.hang_message)
+                    unit.future.set_exception(hanging)
+        self._watch_later(batch, began)
+
+    async def close(self) -> None:
+        """Finish the units that were accepted, then close the connection."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        await self.connection.close()
+
+
+def run_batch(connection: SqliteConnection, batch: list[QueuedUnit]) -> list[Any]:
+    """Run units in one transaction; return the result or the exception of each."""
+    # Savepoints are costly and failures are rare: where a unit failed that had changed
+    # something, all are undone and run again, each in a savepoint.
+    try:
+        for use_savepoints in (False, True):
+            connection.begin()
+            outcomes = _run_units(connection, batch, use_savepoints)
+            if len(outcomes) == len(batch):
+                break
+            connection.roll_back()
+        connection.commit(sum(not isinstance(one, Exception) for one in outcomes))
+    except Exception as exc:
+        connection.roll_back()
+        return [connection.health.translate(exc) for _ in batch]
+    return outcomes
+
+
+def _run_units(
+    connection: SqliteConnection, batch: list[QueuedUnit], use_savepoints: bool
+) -> list[Any]:
+    """Return the outcomes, up to the first unit that only a savepoint can undo."""
+    raw, outcomes = connection.raw, list[Any]()
+    inserted = {} if use_savepoints else insert_together(raw, batch)
+    for place, (query, args, _, _) in enumerate(batch):
+        if place in inserted:
+            outcomes.append(inserted[place])
+            continue
+        before = raw.total_changes
+        try:
+            if use_savepoints:
+                raw.execute("SAVEPOINT unit")
+            outcomes.append(run_unit(raw, query(*args)))
+        except Exception as exc:
+            if not raw.in_transaction:  # SQLite undid all of it
+                raise
+            if use_savepoints:
+                raw.execute("ROLLBACK TO unit")
+            elif raw.total_changes != before:
+                break
+            outcomes.append(connection.health.translate(exc))
+        if use_savepoints:
+            raw.execute("RELEASE unit")
+    return outcomes
+
+
+def run_unit(raw: Any, unit: Unit[T]) -> T:
+    """Run one unit of work: send it the rows of each statement it yields."""
+    try:
+        statement, parameters = next(unit)
+        while True:
+            statement, parameters = unit.send(fetch_rows(raw, statement, parameters))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def fetch_rows(raw: Any, statement: Statement, parameters: Row) -> list[Row]:
+    """Run a statement and return its rows, of an INSERT the id of its row."""
+    if statement.inserts:
+        try:
+            return [(raw.execute(statement.sqlite, parameters).lastrowid,)]
+        except driver.IntegrityError as exc:
+            if "FOREIGN KEY" not in str(exc):  # pysqlite3 gives no extended code
+                raise
+            return []
+    rows: list[Row] = raw.execute(statement.sqlite, parameters).fetchall()
+    return rows
+
+
+def insert_together(raw: Any, batch: list[QueuedUnit]) -> dict[int, Any]:
+    """Run the units of a batch that consist of the same INSERT as one statement."""
+    # Return their results by their places in the batch; none where a constraint refuses
+    # a row, for then each has to be tried alone.
+    results: dict[int, Any] = {}
+    inserts: dict[Statement, list[tuple[int, Unit[Any], Row]]] = {}
+    for place, queued in enumerate(batch):
+        if is_single(queued.query):
+            unit = queued.query(*queued.args)
+            statement, parameters = next(unit)
+            inserts.setdefault(statement, []).append((place, unit, parameters))
+    for statement, units in inserts.items():
+        if len(units) < 2:
+            continue
+        values = [value for _, _, parameters in units for value in parameters]
+        try:
+            cursor = raw.execute(_insert_rows(statement.sqlite, len(units)), values)
+        except driver.IntegrityError:
+            continue
+        # sqlite.org/autoinc.html: each row's id is one more than that of the last
+        first: int = cursor.lastrowid - len(units) + 1
+        for number, (place, unit, _) in enumerate(units, first):
+            try:
+                unit.send([(number,)])
+            except StopIteration as done:
+                results[place] = done.value
+    return results
+
+
+@cache
+def _insert_rows(sql: str, count: int) -> str:
+    values = sql[sql.rindex("(") :]
+    return sql + f", {values}" * (count - 1)

@@ -1,0 +1,149 @@
+"""What all engines share: statements, units of work, errors, the Engine protocol."""
+
+import re
+from collections.abc import Awaitable, Callable, Generator
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
+
+QUEUE_SECONDS = 1.0
+"""The estimated wait past which a queue accepts no more units."""
+TURN_SECONDS = 5.0
+"""How long a unit waits for its turn before it is dropped."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Row = tuple[Any, ...]
+
+
+class Statement:
+    """SQL with `?` for each parameter, its variants for the engines side by side.
+
+    An INSERT for SQLite without RETURNING returns the id of its row all the same, or
+    no row where a foreign key refuses it; SQLite runs that sooner, since RETURNING
+    makes a table of what it returns, and several of them as one statement.
+    """
+
+    __slots__ = ("inserts", "postgres", "sqlite")
+
+    def __init__(self, sql: str = "", *, sqlite: str = "", postgres: str = "") -> None:
+        self.sqlite = sqlite or sql
+        self.inserts = "INSERT" in self.sqlite and "RETURNING" not in self.sqlite
+        first, *rest = (postgres or sql).split("?")
+        numbered = (f"${number}{text}" for number, text in enumerate(rest, 1))
+        self.postgres = first + "".join(numbered)
+
+
+def for_update(sql: str) -> Statement:
+    """Return a SELECT that locks its row until the unit that writes has ended."""
+    # SQLite has one writer at a time and needs no such lock.
+    return Statement(sqlite=sql, postgres=f"{sql} FOR UPDATE")
+
+
+Unit = Generator[tuple[Statement, Row], list[Row], T]
+"""A unit of work: yields statements with their parameters, is sent the rows of each."""
+
+Query = TypeVar("Query", bound=Callable[..., Unit[Any]])
+_single_queries: set[Callable[..., Any]] = set()
+
+
+def single(query: Query) -> Query:
+    """Mark a query whose units consist of one statement, which must be an INSERT."""
+    # Such units are inserted together on SQLite, and need no BEGIN on PostgreSQL.
+    _single_queries.add(query)
+    return query
+
+
+def is_single(query: Callable[..., Unit[Any]]) -> bool:
+    """Return whether a query was marked with `single`."""
+    return query in _single_queries
+
+
+SELECT_ANYTHING = Statement("SELECT id FROM customer LIMIT 1")
+
+
+def read_anything() -> Unit[None]:
+    """Read something of the database, to see whether that works."""
+    yield SELECT_ANYTHING, ()
+
+
+class StartupError(Exception):
+    """The server may not start so; one line says why."""
+
+
+class UnavailableError(Exception):
+    """The database cannot do it now; the text says why, for an operator."""
+
+
+UNKNOWN_OUTCOME = "it is not known whether this was stored"
+"""Why a write is answered as if it had failed, where it may have been committed."""
+
+
+class OverloadedError(UnavailableError):
+    """Too many units wait; the second argument is the seconds until a retry."""
+
+
+class DiskFullError(Exception):
+    """There is no space for the write, and it was undone."""
+
+
+def check_wait(seconds: float) -> None:
+    """Raise OverloadedError for a unit that would wait longer than QUEUE_SECONDS."""
+    if seconds > QUEUE_SECONDS:
+        raise OverloadedError("too many requests are waiting", ceil(seconds))
+
+
+class EngineStats(NamedTuple):
+    """Units written, commits, units waiting by queue, bytes of the database."""
+
+    units: int
+    commits: int
+    waiting: dict[str, int]
+    size: int
+
+
+class Engine(Protocol):
+    """Runs queries as units of work on one database."""
+
+    name: str
+
+    def read(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
+        """Run a query that changes nothing and is soon done."""
+
+    def scan(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
+        """Run a query that changes nothing and may take long."""
+
+    def write(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
+        """Run a query; once it returns, its changes are on disk."""
+
+    def stats(self) -> EngineStats:
+        """Return the figures for the metrics."""
+
+    async def check(self) -> None:
+        """Try the database. UnavailableError."""
+
+    async def close(self) -> None:
+        """Finish the units that were accepted and close the database."""
+
+
+def is_postgres(url: str) -> bool:
+    """Return whether a URL names a PostgreSQL database."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file that `sqlite:///NAME` names. StartupError."""
+    name = url.removeprefix("sqlite:///")
+    if name == url or not name or name == ":memory:":
+        shown = without_password(url)
+        raise StartupError(f"{shown} names no database: sqlite:///NAME does")
+    return Path(name)
+
+
+def without_password(url: str) -> str:
+    """Return a database URL as a log may show it, without its user and its query."""
+    # Everything before the last @ may belong to a password, and any URL that names no
+    # file may have one.
+    if url.startswith("sqlite:///"):
+        return url
+    return re.sub(r"//.*@", "//", url).partition("?")[0]

@@ -1,0 +1,255 @@
+"""Connections to PostgreSQL that run units of work, over asyncpg."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from storage.engine import (
+    UNKNOWN_OUTCOME,
+    DiskFullError,
+    StartupError,
+    T,
+    Ts,
+    UnavailableError,
+    Unit,
+    is_single,
+)
+
+try:
+    import asyncpg
+except ImportError as exc:
+    raise StartupError(
+        "PostgreSQL is reached over asyncpg: pip install asyncpg==0.32.0"
+    ) from exc
+
+CONNECT_SECONDS = 2.0
+"""How long one host may take to let a connection in."""
+LOCK_SECONDS = 2.0
+"""How long a statement waits for a row that another transaction holds."""
+STATEMENT_SECONDS = 8.0
+"""How long a statement may run until the server ends it."""
+UNIT_SECONDS = 10.0
+"""How long a unit may take with all its attempts; then its connection is given up."""
+
+DURABLE = """
+SELECT set_config('synchronous_commit', 'on', false)
+WHERE current_setting('synchronous_commit') = 'off';
+"""
+"""A commit is on the disk, or on as many disks as the server was told to wait for."""
+SETTINGS = f"""{DURABLE}
+SET client_min_messages = 'warning';
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+SET default_transaction_isolation = 'read committed';
+SET statement_timeout = '{STATEMENT_SECONDS}s';
+SET lock_timeout = '{LOCK_SECONDS}s';
+SET idle_in_transaction_session_timeout = '{UNIT_SECONDS}s';
+"""
+READ_SETTINGS = f"{SETTINGS} SET default_transaction_read_only = on;"
+
+
+def time_text(text: str) -> str:
+    """Return a time that PostgreSQL wrote as this server does: six digits, +00:00."""
+    time, _, fraction = text.removesuffix("+00").partition(".")
+    return f"{time}.{fraction:0<6}+00:00"
+
+
+# postgresql.org/docs/current/errcodes-appendix.html: whole codes, and classes
+ERROR_MESSAGES = {
+    "08": "the connection to the database was lost",
+    "25006": "the database is read-only",
+    "25P": "a transaction stood idle for too long",
+    "28": "the database refuses its user or password",
+    "3D": "there is no such database",
+    "40": "too many writes collided",
+    "42501": "the database user may not do this",
+    "42P01": "a table is missing",
+    "53": "the database has not enough of its resources left",
+    "55P03": "the row is locked by another transaction",
+    "57": "the database is starting or stopping",
+    "57014": f"it took longer than {STATEMENT_SECONDS:.0f} seconds",
+    "58": "the disk of the database failed",
+    "XX001": "the database is damaged",
+    "XX002": "the database is damaged",
+}
+FULL = {"53100", "2200H"}
+"""The disk is full, or the last id was given."""
+READ_ONLY = "25006"
+COLLISIONS = {"40001", "40P01"}
+"""Serialization failure and deadlock: undone, and worth another attempt."""
+CUT_OFF = {"08003", "08006", "57P01", "57P02"}
+"""The server closed the connection: before a commit was sent, nothing was stored."""
+TOO_MANY_CONNECTIONS = "53300"
+UNRESOLVED = {"08007", "40003"}
+"""The server does not know whether the transaction was committed."""
+LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+ERRORS = (*LOST, asyncpg.PostgresError)
+"""Every error of the driver."""
+
+
+class UncertainError(UnavailableError):
+    """The outcome of a commit is unknown."""
+
+
+def code_of(exc: BaseException) -> str:
+    """Return the SQLSTATE of an error that the server reported, "" of any other."""
+    return exc.sqlstate or "" if isinstance(exc, asyncpg.PostgresError) else ""
+
+
+def reason_of(exc: Exception) -> str | None:
+    """Return why the database cannot do it now; None for an error of another kind."""
+    if code := code_of(exc):
+        found = (ERROR_MESSAGES.get(code[:length]) for length in (5, 3, 2))
+        return next(filter(None, found), None)
+    match exc:
+        case TimeoutError():
+            return "the database did not answer in time"
+        case asyncpg.TargetServerAttributeNotMatched():
+            return "no server of the database takes this work now"
+        case OSError():
+            return "the database cannot be reached"
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            return ERROR_MESSAGES["08"]
+    return None
+
+
+def translate(exc: Exception) -> Exception | None:
+    """Return the error that the caller sees for one of the driver; None for others."""
+    if code_of(exc) in FULL:
+        return DiskFullError("the disk is full")
+    reason = reason_of(exc)
+    return UnavailableError(reason) if reason else None
+
+
+def is_uncertain(exc: BaseException) -> bool:
+    """Return whether the statement may have been carried out in spite of an error.
+
+    The connection is then of no more use. An ERROR of the server undoes the statement.
+    """
+    if code := code_of(exc):
+        return code in UNRESOLVED or getattr(exc, "severity_en", None) != "ERROR"
+    return isinstance(exc, (*LOST, asyncio.CancelledError, UncertainError))
+
+
+class HostList:
+    """The servers that a URL names, first the one that accepted a connection last.
+
+    asyncpg takes several hosts too, but has one time limit for all of them: a machine
+    that has vanished would keep it from the next.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        user, at, hosts = parts.netloc.rpartition("@")
+        self.urls = [
+            parts._replace(netloc=f"{user}{at}{host}").geturl()
+            for host in hosts.split(",")
+        ]
+        # A standby accepts connections too, and lags behind; the URL may ask for one.
+        asks = "target_session_attrs=" in parts.query
+        self.session_attrs = None if asks else "read-write"
+        self.generation = 0
+        """Counts the times when all connections were found to be of no more use."""
+
+    async def connect(self) -> Any:
+        """Return a connection to the first host that accepts one. Errors of asyncpg."""
+        error: Exception = OSError()
+        for url in tuple(self.urls):
+            try:
+                connection = await asyncpg.connect(
+                    url,
+                    timeout=CONNECT_SECONDS,
+                    max_cached_statement_lifetime=0,
+                    server_settings={"application_name": "customer-purchase-server"},
+                    target_session_attrs=self.session_attrs,
+                )
+            except ERRORS as exc:
+                error = exc
+            else:
+                self.urls.remove(url)
+                self.urls.insert(0, url)
+                return connection
+        raise error
+
+
+class PostgresConnection:
+    """A connection that runs units of work, for a pool."""
+
+    def __init__(self, raw: Any, generation: int, writing: bool) -> None:
+        self.raw = raw
+        """The connection of asyncpg."""
+        self.generation = generation
+        self.writing = writing
+        self.standby_missed = False
+        """Whether a commit no longer waited for its standby."""
+        raw.add_log_listener(self._hear)
+
+    def _hear(self, raw: Any, message: Any) -> None:
+        # The text of the warning is translated, the name of its source is not.
+        self.standby_missed |= message.server_source_function == "SyncRepWaitForLSN"
+
+    async def set_up(self) -> None:
+        """Set limits, and have times come and go as text."""
+        await self.raw.execute(SETTINGS if self.writing else READ_SETTINGS)
+        await self.raw.set_type_codec(
+            "timestamptz", schema="pg_catalog", encoder=str, decoder=time_text
+        )
+
+    async def run(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
+        """Run a unit and commit it. UncertainError, errors of asyncpg."""
+        unit = query(*args)
+        if not self.writing:  # each statement sees what is committed
+            return await self._run_unit(unit)
+        if is_single(query):  # a statement is a transaction
+            async with self._committing():
+                return await self._run_unit(unit)
+        await self.raw.execute("BEGIN")
+        result = await self._run_unit(unit)
+        async with self._committing():
+            await self.raw.execute("COMMIT")
+        return result
+
+    async def _run_unit(self, unit: Unit[T]) -> T:
+        """Run one unit of work: send it the rows of each statement it yields."""
+        fetch = self.raw.fetch
+        try:
+            statement, parameters = next(unit)
+            while True:
+                rows = await fetch(statement.postgres, *parameters)
+                statement, parameters = unit.send([tuple(row) for row in rows])
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    @asynccontextmanager
+    async def _committing(self) -> AsyncIterator[None]:
+        """Raise UncertainError if the outcome of the commit is unknown."""
+        self.standby_missed = False
+        unknown = UncertainError(UNKNOWN_OUTCOME)
+        try:
+            yield
+        except (Exception, asyncio.CancelledError) as exc:
+            if is_uncertain(exc):
+                raise unknown from exc
+            raise
+        if self.standby_missed:
+            raise unknown
+
+    async def close(self) -> None:
+        """Close the connection; cut it where the server does not answer."""
+        with suppress(*ERRORS):
+            await self.raw.close(timeout=CONNECT_SECONDS)
+
+    async def recover(self, exc: Exception) -> bool:
+        """End the transaction after an error; return whether that worked."""
+        if is_uncertain(exc) or code_of(exc) == READ_ONLY:
+            return False
+        try:
+            if self.raw.is_in_transaction():
+                await self.raw.execute("ROLLBACK")
+        except ERRORS:
+            return False
+        closed: bool = self.raw.is_closed()
+        return not closed

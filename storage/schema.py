@@ -1,0 +1,29 @@
+"""The numbered scripts that create and migrate the tables: storage/migrations."""
+
+from pathlib import Path
+
+APPLICATION_ID = 0x43505331  # "CPS1", sqlite.org/pragma.html#pragma_application_id
+
+
+def _script(name: str) -> str:
+    return Path(__file__).with_name("migrations").joinpath(f"{name}.sql").read_text()
+
+
+MIGRATIONS = (_script("sqlite_1_tables"), _script("sqlite_2_versions_and_keys"))
+"""Script n takes a database from `user_version` n to n + 1."""
+POSTGRES_MIGRATIONS = (_script("postgres_1_tables"),)
+"""Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
+
+# The tables of the described server may lack AUTOINCREMENT and may hold NULLs, and
+# purchases of customers who are gone: nobody may have the ids of those again.
+LEGACY_MIGRATION = (
+    _script("sqlite_legacy_rename") + MIGRATIONS[0] + _script("sqlite_legacy_copy")
+)
+"""Takes the place of the first script for a database of the described server."""
+DESCRIBED_COLUMNS = {
+    "customer": {"id", "name", "address", "date_created"},
+    "purchases": {
+        *("id", "purchase_name", "quantity", "customer_id"),
+        *("date_created", "last_updated"),
+    },
+}

@@ -1,0 +1,184 @@
+"""The SQLite engine: one connection writes, two read, one maintains the database."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from threading import get_native_id
+from time import monotonic
+from typing import Any
+
+from storage.batch_queue import BatchQueue
+from storage.engine import EngineStats, StartupError, UnavailableError, read_anything
+from storage.sqlite_connection import (
+    CHECKPOINT,
+    CORRUPT,
+    ERROR_MESSAGES,
+    FILE_GONE,
+    WAL_PAGES,
+    WAL_RESET_FIXED,
+    Health,
+    ReadConnection,
+    SqliteConnection,
+    WriteConnection,
+    code_of,
+    driver,
+)
+
+LOG = logging.getLogger("server")
+
+COMMIT_TICKS = 16
+"""Ticks of the loop that a commit waits for further units, where others have come."""
+RECHECK_SECONDS = 5.0
+"""How long after a failed check of the database the next may follow."""
+MAINTENANCE_INTERVAL, CHECKPOINT_UNITS = 0.25, 1000
+"""How often to look whether so many units were written since the last checkpoint."""
+NICENESS = 10
+"""The priority of maintenance, which is not urgent (setpriority(2))."""
+QUICK_SECONDS, QUICK_ATTEMPTS = 0.004, 4
+"""How long a checkpoint takes that left little to copy, and how many are tried."""
+
+
+class MaintenanceConnection(SqliteConnection):
+    """Checkpoints and checks the database, beside the commits.
+
+    It copies the WAL into the database, so that no commit has to wait for that. Only
+    the pages written meanwhile are left to a commit now and then, for the WAL can begin
+    anew when all of it was copied. An SQLite without the fix must not do this beside a
+    writer (sqlite.org/wal.html#walresetbug): there, commits copy.
+
+    After an error that left the state of the database unknown, it checks the database;
+    until then nothing is written.
+    """
+
+    due = 0.0
+    """When the next check may be, on the monotonic clock."""
+
+    file: int | None = None
+    """The database file, to sync it. It stays open as long as any connection, since
+    closing a descriptor drops all locks that the process holds on the file
+    (sqlite.org/howtocorrupt.html, section 2.2)."""
+
+    def connect(self) -> Any:
+        """Return a connection, on a thread of low priority."""
+        if sys.platform == "linux":  # where each thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
+        return super().connect()
+
+    async def run_beside(self, writer: WriteConnection) -> None:
+        """Checkpoint and check the database whenever that is due."""
+        copied = 0
+        while True:
+            await asyncio.sleep(MAINTENANCE_INTERVAL)
+            task: Callable[[], None] | None = None
+            if self.health.error is not None:
+                task = partial(self.check, writer)
+            elif WAL_RESET_FIXED and self.health.units - copied >= CHECKPOINT_UNITS:
+                copied, task = self.health.units, self.checkpoint
+            if task is not None:
+                try:
+                    await self.call(task)
+                except UnavailableError as exc:
+                    self.health.error = str(exc)
+                except Exception as exc:
+                    if self.health.translate(exc) is exc:
+                        LOG.exception("the maintenance of the database failed")
+
+    def checkpoint(self) -> None:
+        """Copy the WAL; where it is long, until little is left for a commit to copy."""
+        for _ in range(QUICK_ATTEMPTS):
+            began = monotonic()
+            pages: int = self.raw.execute(CHECKPOINT).fetchone()[1]
+            if self.file is not None:
+                os.fsync(self.file)
+            if pages < WAL_PAGES:
+                return
+            if monotonic() - began < QUICK_SECONDS:
+                break
+        self.health.nearly_copied = True
+
+    def check(self, writer: WriteConnection) -> None:
+        """Check the database with a new connection, and let writing go on.
+
+        UnavailableError where another file is in its place: to open that beside the
+        WAL of this one would damage it (sqlite.org/howtocorrupt.html).
+        """
+        if monotonic() < self.due:
+            return
+        try:
+            writer.verify_files(FILE_GONE)
+            with closing(self.connect()) as connection:
+                found = connection.execute("PRAGMA quick_check(1)").fetchall()
+            if found == [("ok",)]:
+                self.health.stale = True
+                self.health.error = None
+                LOG.info("the database was checked: writing goes on")
+            else:
+                self.health.error = ERROR_MESSAGES[CORRUPT]
+        finally:
+            self.due = monotonic() + RECHECK_SECONDS
+
+
+class SqliteEngine:
+    """A SQLite database: a queue of writes and two of reads, each on a connection."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.health = Health()
+        self.write_connection = WriteConnection(path, self.health)
+        self.maintenance = MaintenanceConnection(path, self.health)
+        self.writer = BatchQueue(self.write_connection, COMMIT_TICKS)
+        self.reader = BatchQueue(ReadConnection(path, self.health))
+        # long lists do not hold up short reads
+        self.scanner = BatchQueue(ReadConnection(path, self.health))
+        self.queues = {"write": self.writer, "read": self.reader, "scan": self.scanner}
+        self.read = self.reader.submit
+        self.scan = self.scanner.submit
+        self.write = self.writer.submit
+        self.name = f"SQLite {driver.sqlite_version} ({driver.__name__.split('.')[0]})"
+        self._maintaining: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, path: Path) -> "SqliteEngine":
+        """Open a database that `create_or_migrate` has accepted. StartupError."""
+        engine = cls(path)
+        try:
+            for queue in engine.queues.values():  # the writer first: it makes the WAL
+                await queue.connection.open()
+            await engine.maintenance.open()
+            engine.maintenance.file = os.open(path, os.O_RDONLY)
+        except (driver.Error, OSError) as exc:
+            await engine.close()
+            reason = ERROR_MESSAGES.get(code_of(exc), str(exc))
+            raise StartupError(f"{path}: {reason}") from exc
+        maintaining = engine.maintenance.run_beside(engine.write_connection)
+        engine._maintaining = asyncio.create_task(maintaining)
+        return engine
+
+    def stats(self) -> EngineStats:
+        """Return the figures for the metrics."""
+        waiting = {name: len(queue.waiting) for name, queue in self.queues.items()}
+        size = 0
+        for name in (self.path, self.write_connection.wal):
+            with suppress(OSError):
+                size += os.stat(name).st_size  # noqa: PTH116 - quicker
+        return EngineStats(self.health.units, self.health.commits, waiting, size)
+
+    async def check(self) -> None:
+        """Try to read and to begin a write. UnavailableError."""
+        await self.write(read_anything)
+        await self.read(read_anything)
+
+    async def close(self) -> None:
+        """Close the queues; the writer last, since the last connection checkpoints."""
+        if self._maintaining is not None:
+            self._maintaining.cancel()
+        await self.maintenance.close()
+        for queue in reversed(self.queues.values()):
+            await queue.close()
+        if self.maintenance.file is not None:
+            os.close(self.maintenance.file)

@@ -1,0 +1,220 @@
+"""Checkpoints, checks and settings of the connections to SQLite."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import db
+import handlers
+from checks.support.server_process import visitor_of
+from storage import sqlite_connection, sqlite_engine, sqlite_file
+from storage.engine import Statement
+from storage.sqlite_engine import SqliteEngine
+from tests.storage.faults import (
+    failing,
+    fault,
+    move_away,
+    wait_for_check,
+    wait_for_error,
+)
+from tests.support import (
+    JOHN,
+    PHONE,
+    ApiClient,
+    LimitedServer,
+    Opener,
+    add_many,
+    list_ids,
+    one_engine,
+    several_processes,
+    wait_until,
+)
+
+
+async def visit(path: Path) -> None:
+    """Look into a database from another process."""
+    visitor = await asyncio.create_subprocess_exec(*visitor_of(path))
+    assert await visitor.wait() == 0
+
+
+@several_processes
+@one_engine
+async def test_checkpoints_beside_commits(
+    opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The WAL is copied without a commit doing it; a fault there is no secret."""
+    monkeypatch.setattr(sqlite_engine, "MAINTENANCE_INTERVAL", 0.01)
+    monkeypatch.setattr(sqlite_engine, "CHECKPOINT_UNITS", 1)
+    api = await opened()
+    served = api.client.server
+    assert isinstance(served, LimitedServer)
+    engine: Any = served.app[handlers.DATABASE]
+
+    def size() -> int:
+        return sqlite_path.stat().st_size
+
+    before = size()
+    await api("POST /api/v1/customer", JOHN, 201)
+    await engine.write(add_many, 1, 2000)
+    assert await asyncio.to_thread(wait_until, lambda: size() > before)
+    await visit(sqlite_path)
+    await api("POST /api/v1/customer", JOHN, 201)
+    monkeypatch.setattr(sqlite_engine, "WAL_PAGES", 0)
+    monkeypatch.setattr(sqlite_engine, "QUICK_SECONDS", 60)
+    wal = sqlite_path.with_name(f"{sqlite_path.name}-wal")
+
+    def header() -> bytes:
+        return wal.read_bytes()[:32]
+
+    # a WAL that begins anew has another salt (sqlite.org/fileformat.html, 4.1)
+    first = header()
+    for _ in range(200):
+        await api("POST /api/v1/purchase/1", PHONE, 201)
+        if header() != first:
+            break
+        await asyncio.sleep(0.01)
+    assert header() != first
+    for failure in (
+        failing(engine.maintenance, "PRAGMA wal_checkpoint", sqlite_connection.IOERR),
+        failing_sync(monkeypatch),
+    ):
+        with failure:
+            with suppress(AssertionError):  # it may have failed already
+                await api("POST /api/v1/purchase/1", PHONE, 201)
+            await wait_for_error(engine, "the disk failed to read or write")
+        await wait_for_check(engine)
+        await api("POST /api/v1/purchase/1", PHONE, 201)
+
+
+@contextmanager
+def failing_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the disk fail to take what was written."""
+
+    def refuse(file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        yield
+
+
+@one_engine
+@pytest.mark.parametrize("code", [sqlite_connection.FULL, sqlite_connection.IOERR])
+async def test_failed_checkpoint_after_a_commit(
+    api: ApiClient,
+    engine: SqliteEngine,
+    customer: int,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    """What was committed is acknowledged all the same."""
+    monkeypatch.setattr(sqlite_engine, "RECHECK_SECONDS", 0)
+    with failing(engine.write_connection, "PRAGMA wal_checkpoint", code):
+        engine.health.nearly_copied = True
+        await api("POST /api/v1/purchase/1", PHONE, 201)
+    assert not engine.health.nearly_copied
+    await wait_for_check(engine)
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    assert await list_ids(api) == [1, 2]
+
+
+@several_processes
+@one_engine
+async def test_maintenance_goes_on(
+    api: ApiClient, engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it comes upon."""
+    monkeypatch.setattr(sqlite_engine, "MAINTENANCE_INTERVAL", 0.01)
+    monkeypatch.setattr(sqlite_engine, "CHECKPOINT_UNITS", 1)
+    seen: list[object] = []
+
+    def broken() -> None:
+        seen.append("checkpoint")
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(engine.maintenance, "checkpoint", broken)
+    for _ in range(2):
+        seen.clear()
+        await api("POST /api/v1/customer", JOHN, 201)
+        assert await asyncio.to_thread(wait_until, lambda: bool(seen))
+
+
+@one_engine
+async def test_settings_of_the_connections(
+    api: ApiClient, engine: SqliteEngine
+) -> None:
+    """Commits reach the disk, references hold, and readers cannot write."""
+
+    def value(pragma: str) -> db.Unit[Any]:
+        rows = yield Statement(f"PRAGMA {pragma}"), ()
+        return rows[0][0]
+
+    for run, pragma, expected in (
+        (engine.write, "synchronous", 2),
+        (engine.write, "journal_mode", "wal"),
+        (engine.write, "foreign_keys", 1),
+        (engine.write, "trusted_schema", 0),
+        (engine.read, "query_only", 1),
+        (engine.scan, "query_only", 1),
+    ):
+        assert await run(value, pragma) == expected, pragma
+
+
+@one_engine
+async def test_no_write_until_checked(
+    api: ApiClient, engine: SqliteEngine, customer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error of the disk the file is opened and checked anew."""
+    monkeypatch.setattr(sqlite_engine, "RECHECK_SECONDS", 0)
+
+    def refuse() -> None:
+        raise fault(sqlite_connection.CANTOPEN)
+
+    monkeypatch.setattr(engine.maintenance, "connect", refuse)
+    opened = engine.write_connection.raw
+    with failing(engine.write_connection, "COMMIT", sqlite_connection.IOERR):
+        await api("POST /api/v1/purchase/1", PHONE, 503)
+    await wait_for_error(engine, "the database file cannot be opened")
+    for line, body in (("POST /api/v1/purchase/1", PHONE), ("GET /readyz", None)):
+        reply = await api(line, body, 503)
+        assert "cannot be opened" in reply.json["detail"]
+    assert await list_ids(api) == []
+    monkeypatch.undo()
+    await wait_for_check(engine)
+    assert (await api("GET /readyz")).json["database"].startswith("SQLite 3.")
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    assert engine.write_connection.raw is not opened
+    assert await list_ids(api) == [1]
+
+
+@one_engine
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_checked_file_is_the_same(
+    api: ApiClient,
+    engine: SqliteEngine,
+    customer: int,
+    sqlite_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replaced: bool,
+) -> None:
+    """What lies in the place of the file by then is not taken for it, nor made."""
+    monkeypatch.setattr(sqlite_engine, "RECHECK_SECONDS", 0)
+    with failing(engine.write_connection, "COMMIT", sqlite_connection.IOERR):
+        await api("POST /api/v1/purchase/1", PHONE, 503)
+        move_away(sqlite_path)
+        if replaced:
+            sqlite_file.create_or_migrate(sqlite_path)
+    await wait_for_error(engine, sqlite_connection.FILE_GONE)
+    for line, body in (("POST /api/v1/customer", JOHN), ("GET /readyz", None)):
+        await api(line, body, 503)
+    assert await asyncio.to_thread(sqlite_path.exists) is replaced
+    sqlite_path.with_name("elsewhere").replace(sqlite_path)
+    await wait_for_check(engine)
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    assert await list_ids(api) == [1]

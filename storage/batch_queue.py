@@ -4,9 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from storage.engine import (
+    SINGLE_QUERIES,
     TURN_SECONDS,
     Row,
     Statement,
@@ -15,7 +16,6 @@ from storage.engine import (
     UnavailableError,
     Unit,
     check_wait,
-    is_single,
 )
 from storage.sqlite_connection import BATCH_SECONDS, SqliteConnection, driver
 
@@ -29,13 +29,10 @@ IDLE_TICKS = 2
 """Passes of the event loop without a new unit, after which a batch begins."""
 
 
-class QueuedUnit(NamedTuple):
-    """A unit of work that waits for its turn, until a time on the loop's clock."""
-
-    query: Callable[..., Unit[Any]]
-    args: tuple[Any, ...]
-    future: asyncio.Future[Any]
-    deadline: float
+Query = Callable[..., Unit[Any]]
+QueuedUnit = tuple[Query, tuple[Any, ...], asyncio.Future[Any], float]
+"""A query, its arguments, the future of its result, its deadline by the loop's clock.
+"""
 
 
 class BatchQueue:
@@ -68,7 +65,7 @@ class BatchQueue:
             check_wait(self.batch_seconds * batches)
         future: asyncio.Future[T] = self._loop.create_future()
         deadline = self._loop.time() + TURN_SECONDS
-        self.waiting.append(QueuedUnit(query, args, future, deadline))
+        self.waiting.append((query, args, future, deadline))
         if self._task is None:
             self._task = self._loop.create_task(self._run_batches())
         return future
@@ -89,13 +86,13 @@ class BatchQueue:
             finally:
                 self._watcher.cancel()
             self.batch_seconds = (self.batch_seconds + self._loop.time() - began) / 2
-            for unit, outcome in zip(batch, outcomes, strict=True):
-                if unit.future.done():  # its caller went away
+            for (_, _, future, _), outcome in zip(batch, outcomes, strict=True):
+                if future.done():  # its caller went away
                     continue
                 if isinstance(outcome, Exception):
-                    unit.future.set_exception(outcome)
+                    future.set_exception(outcome)
                 else:
-                    unit.future.set_result(outcome)
+                    future.set_result(outcome)
         self._task = None
 
     async def _gather(self) -> None:
@@ -113,13 +110,13 @@ class BatchQueue:
         batch: list[QueuedUnit] = []
         while self.waiting and len(batch) < BATCH_UNITS:
             unit = self.waiting.popleft()
-            if not unit.future.done():  # its caller is still there
+            if not unit[2].done():  # its caller is still there
                 batch.append(unit)
         return batch
 
     def _drop_late(self, time: float) -> None:
-        while self.waiting and self.waiting[0].deadline < time:
-            future = self.waiting.popleft().future
+        while self.waiting and self.waiting[0][3] < time:
+            future = self.waiting.popleft()[2]
             if not future.done():
                 late = UnavailableError("it waited too long for its turn")
                 future.set_exception(late)
@@ -134,10 +131,10 @@ class BatchQueue:
         if time - began > BATCH_SECONDS:
             self.connection.interrupt()
         if time - began > BATCH_SECONDS + HANG_SECONDS:  # the interrupt was no use
-            for unit in batch:
-                if not unit.future.done():
+            for _, _, future, _ in batch:
+                if not future.done():
                     hanging = UnavailableError(self.connection.hang_message)
-                    unit.future.set_exception(hanging)
+                    future.set_exception(hanging)
         self._watch_later(batch, began)
 
     async def close(self) -> None:
@@ -223,9 +220,9 @@ def insert_together(raw: Any, batch: list[QueuedUnit]) -> dict[int, Any]:
     # a row, for then each has to be tried alone.
     results: dict[int, Any] = {}
     inserts: dict[Statement, list[tuple[int, Unit[Any], Row]]] = {}
-    for place, queued in enumerate(batch):
-        if is_single(queued.query):
-            unit = queued.query(*queued.args)
+    for place, (query, args, _, _) in enumerate(batch):
+        if query in SINGLE_QUERIES:
+            unit = query(*args)
             statement, parameters = next(unit)
             inserts.setdefault(statement, []).append((place, unit, parameters))
     for statement, units in inserts.items():

@@ -44,19 +44,15 @@ Unit = Generator[tuple[Statement, Row], list[Row], T]
 """A unit of work: yields statements with their parameters, is sent the rows of each."""
 
 Query = TypeVar("Query", bound=Callable[..., Unit[Any]])
-_single_queries: set[Callable[..., Any]] = set()
+SINGLE_QUERIES: set[Callable[..., Any]] = set()
+"""The queries that are marked with `single`."""
 
 
 def single(query: Query) -> Query:
     """Mark a query whose units consist of one statement, which must be an INSERT."""
     # Such units are inserted together on SQLite, and need no BEGIN on PostgreSQL.
-    _single_queries.add(query)
+    SINGLE_QUERIES.add(query)
     return query
-
-
-def is_single(query: Callable[..., Unit[Any]]) -> bool:
-    """Return whether a query was marked with `single`."""
-    return query in _single_queries
 
 
 SELECT_ANYTHING = Statement("SELECT id FROM customer LIMIT 1")

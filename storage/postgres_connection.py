@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from storage.engine import (
+    SINGLE_QUERIES,
     UNKNOWN_OUTCOME,
     DiskFullError,
     StartupError,
@@ -14,7 +15,6 @@ from storage.engine import (
     Ts,
     UnavailableError,
     Unit,
-    is_single,
 )
 
 try:
@@ -202,7 +202,7 @@ class PostgresConnection:
         unit = query(*args)
         if not self.writing:  # each statement sees what is committed
             return await self._run_unit(unit)
-        if is_single(query):  # a statement is a transaction
+        if query in SINGLE_QUERIES:  # a statement is a transaction
             async with self._committing():
                 return await self._run_unit(unit)
         await self.raw.execute("BEGIN")

@@ -1,8 +1,8 @@
 """Limits on slow and many clients, and what aiohttp's parser refuses.
 
 aiohttp has no setting for either: of its private names this module uses
-`_current_request`, `_handle_request`, `_make_server`, `_messages`, `_request_factory`,
-`_task_handler` and `_waiter`, as they are in AIOHTTP_VERSION.
+`_current_request`, `_handle_request`, `_make_server`, `_messages`, `_task_handler` and
+`_waiter`, as they are in AIOHTTP_VERSION.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import time
 from typing import Any, ClassVar, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod
 from yarl import URL
@@ -59,8 +59,8 @@ class ClientProtocol(web.RequestHandler):
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, **server.settings)
         self.server = server
-        self.unreadable: Exception | None = None
-        self._request_factory = self.make_request
+        self.unreadable = False
+        """Whether the target of the last request could not be read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the head of the first request."""
@@ -92,11 +92,6 @@ class ClientProtocol(web.RequestHandler):
             self.head_since = None
         elif self.head_since is None:
             self.head_since = self.server.loop.time()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """End the references of the connection to itself, which only gc would find."""
-        super().connection_lost(exc)
-        self._request_factory = self.server.request_factory
 
     def _fail_body(self) -> None:
         """Tell a handler that waits for a body that the rest of it is not HTTP."""
@@ -144,27 +139,14 @@ class ClientProtocol(web.RequestHandler):
         self.unread = 0
         super().resume_writing()
 
-    def make_request(self, message: RawRequestMessage, *args: Any) -> web.BaseRequest:
-        """Return the request of a message, to `/` if its target cannot be read.
-
-        yarl raises UnicodeError for a host like `xn--` where aiohttp catches nothing.
-        """
-        make: Callable[..., web.BaseRequest] = self.server.request_factory
-        try:
-            return make(message, *args)
-        except Exception as exc:
-            self.unreadable = exc.with_traceback(None)  # its frames hold this
-            return make(message._replace(url=URL("/")), *args)
-
     def _handle_request(
         self, request: web.BaseRequest, start_time: float | None, handler: Handler
     ) -> FinishedResponse:
         """Handle a request; respond 400 to one whose target cannot be read."""
-        error = self.unreadable
-        if error is not None:
+        if self.unreadable:
 
             async def handler(request: web.BaseRequest) -> web.StreamResponse:
-                return self.handle_error(request, 400, error)
+                return self.handle_error(request, 400)
 
         return super()._handle_request(request, start_time, handler)
 
@@ -243,7 +225,8 @@ class Server(web.Server):
     }
 
     def __init__(self, runner: "Runner", server: web.Server) -> None:
-        super().__init__(server.request_handler, request_factory=server.request_factory)
+        super().__init__(server.request_handler, request_factory=self.make_request)
+        self._make: Callable[..., web.BaseRequest] = server.request_factory
         self.max_connections = runner.max_connections
         self.metrics = runner.app[METRICS]
         self.route_table = runner.app[ROUTE_TABLE]
@@ -257,6 +240,22 @@ class Server(web.Server):
             refusal = RefusalProtocol(next(self.metrics.request_ids))
             return cast(web.RequestHandler, refusal)
         return ClientProtocol(self, self.loop)
+
+    def make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        *args: Any,
+    ) -> web.BaseRequest:
+        """Return the request of a message, to `/` if its target cannot be read."""
+        # yarl raises UnicodeError for a host like `xn--` where aiohttp catches nothing.
+        try:
+            return self._make(message, payload, protocol, *args)
+        except Exception:
+            cast(ClientProtocol, protocol).unreadable = True
+            message = message._replace(url=URL("/"))
+            return self._make(message, payload, protocol, *args)
 
     def sweep(self) -> None:
         """Close the connections of slow clients, once a second."""

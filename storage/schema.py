@@ -5,8 +5,11 @@ from pathlib import Path
 APPLICATION_ID = 0x43505331  # "CPS1", sqlite.org/pragma.html#pragma_application_id
 
 
+FOLDER = Path(__file__).with_name("migrations")
+
+
 def _script(name: str) -> str:
-    return Path(__file__).with_name("migrations").joinpath(f"{name}.sql").read_text()
+    return (FOLDER / f"{name}.sql").read_text("utf-8")
 
 
 MIGRATIONS = (_script("sqlite_1_tables"), _script("sqlite_2_versions_and_keys"))

@@ -23,8 +23,9 @@ from api import docs_page, openapi
 from api.auth import Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
-from api.middleware import METRICS, handle_expect, instrument
+from api.middleware import CORS, METRICS, handle_expect, instrument
 from api.routing import ROUTE_TABLE, RouteTable
+from api.targets import HostCheck
 from runtime import workers
 from runtime.access_log import AccessLog, JSONFormatter
 from runtime.metrics import Metrics
@@ -72,12 +73,13 @@ def init_app(
     cors = Cors(settings.cors_origins)
     metrics = Metrics(handlers.VERSION, AccessLog(settings.access_log))
     app = web.Application()
-    app[METRICS] = metrics
+    hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
+    app[METRICS], app[CORS] = metrics, cors
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
     app[ROUTE_TABLE].add_to(
         app.router,
-        lambda route: instrument(route, authenticator, cors, metrics),
+        lambda route: instrument(route, authenticator, hosts, cors, metrics),
         handle_expect,
     )
 
@@ -94,7 +96,7 @@ def init_app(
             await engine.close()
 
     async def finish_head(request: web.Request, stream: web.StreamResponse) -> None:
-        stream.headers.extend(cors.headers(request))
+        stream.headers.extend(cors.headers(request.headers, request.method))
         del stream.headers["Server"]  # no other response has it
 
     app.cleanup_ctx.append(database)

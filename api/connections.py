@@ -1,49 +1,57 @@
-"""Limits on slow and many clients, and what aiohttp's parser refuses.
+"""Connections of clients: what cannot be parsed, slow and many clients, the end.
 
-aiohttp has no setting for either: of its private names this module uses
-`_current_request`, `_handle_request`, `_make_server`, `_messages`, `_task_handler` and
-`_waiter`, as they are in AIOHTTP_VERSION.
+aiohttp has no setting for these: of its private names this module uses `_close`,
+`_current_request`, `_ErrInfo`, `_force_close`, `_handle_request`, `_make_server`,
+`_messages`, `_next_keepalive_close_time`, `_parser`, `_pause_reading_for_buffer`,
+`_reading_paused`, `_task_handler` and `_waiter`, as they are in AIOHTTP_VERSION.
 """
 
 import asyncio
 import logging
-import re
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from time import time
+from functools import partial
 from typing import Any, ClassVar, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import BadHttpMethod
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import _ErrInfo
 from yarl import URL
 
-from api.middleware import METRICS, REQUEST_ID_PATTERN, error_response
-from api.responses import REQUEST_ID, ProblemError, RawResponse
+from api.framing import Framing, check_codings, not_http, problem_of
+from api.middleware import CORS, METRICS, respond_outside
+from api.refusal import RefusalProtocol
+from api.responses import ProblemError, RawResponse
 from api.routing import ROUTE_TABLE
+from api.targets import origin_form
 
 LOG = logging.getLogger("server")
 AIOHTTP_VERSION = "3.14.5"
 
 HEAD_SECONDS = 15.0
 """How long the head of a request may take to come."""
+STRANGE_SECONDS = 0.5
+"""How long one may take that begins with no method in use."""
 WRITE_SECONDS = 15.0
 """How long a client may leave what was sent to it unread."""
 UNSENT_BYTES = 128 * 1024
 """The most that the kernel buffers for a client, so that we see whether it reads."""
 IDLE_SECONDS = 75.0
 """How long a connection may stay without a request; longer than proxies keep theirs."""
-
+MAX_QUEUED = 32
+"""The most requests of a connection that wait for those before them."""
 LINGER_SECONDS = 2.0
 """How long to read on what was refused, so that the client can read why."""
 FINISH_SECONDS = 0.05
-"""How often to look whether a client that sends no more has all its answers."""
+"""How often a stop looks whether the bodies that have begun have come."""
+ABANDONED_SECONDS = 1.0
+"""How long after a client's last byte it is taken to wait for an answer still."""
 
 LOW_WATER: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+LOOK_SECONDS = 0.1
+"""How often a full server looks for idle connections."""
 
-
-REQUEST_LINE = re.compile(rb"[!#-'*+.^-z|~A-Z0-9-]{1,32} (/[!-~]*) HTTP/1\.[01]\r?\n")
-ID_LINE = re.compile(rb"(?i)\nX-Request-Id:[ \t]*([!-~]+)[ \t]*\r\n")
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 FinishedResponse = Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
 
@@ -52,15 +60,24 @@ class ClientProtocol(web.RequestHandler):
     """The protocol of a client's connection."""
 
     __slots__ = (
-        *("beginning", "head_since", "pipe", "server"),
-        *("unread", "unread_since", "unreadable"),
+        *("bad_head", "ended_at", "framing", "head_since", "instead", "pipe"),
+        *("payload", "server", "unparsed", "unread", "unread_since"),
     )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, **server.settings)
         self.server = server
-        self.unreadable = False
-        """Whether the target of the last request could not be read."""
+        self.framing = Framing()
+        self.unparsed = b""
+        """What came while requests or bytes of a body had to wait."""
+        self.payload: StreamReader = EMPTY_PAYLOAD
+        """The body of the last request."""
+        self.bad_head: bytes | None = None
+        """The head of what could not be parsed; nothing is read after that."""
+        self.ended_at: float | None = None
+        """When the client ended its half of the connection."""
+        self.instead: ProblemError | None = None
+        """What is answered in place of the last request, whose target is bad."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the head of the first request."""
@@ -83,50 +100,102 @@ class ClientProtocol(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, and note the time at which an incomplete head began."""
-        self.beginning = data[:1024]
-        super().data_received(data)
-        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-            self._fail_body()
+        if self._force_close or self._close or self.bad_head is not None:
+            return
+        self._parse(self.unparsed + data)
         waiter = self._waiter
         if waiter is None or waiter.done():
             self.head_since = None
         elif self.head_since is None:
             self.head_since = self.server.loop.time()
 
-    def _fail_body(self) -> None:
-        """Tell a handler that waits for a body that the rest of it is not HTTP."""
+    def _parse(self, data: bytes) -> None:
+        """Give the parser one head or one body at a time."""
+        piece = self.unparsed = b""
+        parser: Any = self._parser
+        try:
+            while True:
+                if self._reading_paused or len(self._messages) >= MAX_QUEUED:
+                    self.unparsed = data
+                    break
+                piece, data = self.framing.cut(data)
+                messages, upgraded, _ = parser.feed_data(piece)
+                if upgraded:  # whatever it would change to, it is not accepted
+                    parser.set_upgraded(False)
+                if messages:
+                    self._queue(*messages[0])
+                if not data:
+                    break
+        except HttpProcessingError as exc:
+            self._fail(problem_of(exc, piece, self.server.route_table), piece)
+        except ProblemError as exc:
+            self._fail(exc, bytes(self.framing.head))
+        if len(self._messages) >= MAX_QUEUED and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def _queue(self, message: RawRequestMessage | _ErrInfo, body: StreamReader) -> None:
+        """Let a request be answered in its turn. ProblemError 501 for its framing."""
+        if isinstance(message, RawRequestMessage):
+            if "Transfer-Encoding" in message.headers:
+                check_codings(message.headers.getall("Transfer-Encoding"))
+            self.framing.begin_body(message, body)
+            self.payload = body
+        self._messages.append((message, body))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, problem: ProblemError, head: bytes) -> None:
+        """Answer what could not be parsed after all that came before it."""
+        self.bad_head = head
+        if self.payload.is_eof():
+            self._queue(_ErrInfo(problem.status, problem, ""), EMPTY_PAYLOAD)
+        else:
+            self._cut_body("not HTTP")
+
+    def _cut_body(self, reason: str) -> None:
+        """Tell a handler that waits for a body that the rest will not come."""
         # aiohttp takes the rest for another request, and lets the handler wait.
-        request = self._current_request
-        if request is not None and not request.content.is_eof():
-            self._messages.pop()
-            request.content.set_exception(web.RequestPayloadError("not HTTP"))
-            request.content.feed_eof()
-            self.close()
+        if self._current_request is not None or self._messages:  # not yet answered
+            self.payload.set_exception(web.RequestPayloadError(reason))
+        self._close = not self._messages
+        self.payload.feed_eof()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether to stay open for a moment: aiohttp would close at once."""
         # A client may close its half of the connection and wait for the answer
         # (RFC 9293, section 3.6).
-        self.finish()
-        return not self._is_idle()
-
-    def finish(self) -> None:
-        """Close once every request before the end of the input is answered."""
-        request = self._current_request
-        if request is not None and not request.content.is_eof():
-            request.content.set_exception(web.RequestPayloadError("cut short"))
-            request.content.feed_eof()  # nor does aiohttp go on reading
-        if self._is_idle():
+        if self.is_idle() and not self.framing.head:
             self.force_close()
-        elif self.transport is not None:
-            self.server.loop.call_later(FINISH_SECONDS, self.finish)
+            return False
+        self.ended_at = self.server.loop.time()
+        if not self.payload.is_eof():
+            self._cut_body("cut short")
+        elif self.framing.head and self.bad_head is None:
+            self._fail(not_http(), bytes(self.framing.head))
+        self._close = not self._messages
+        return True
 
-    def _is_idle(self) -> bool:
+    def is_abandoned(self) -> bool:
+        """Return whether nobody seems to wait for what takes long."""
+        # A client that has ended its half of the connection may have gone altogether;
+        # that shows only when something is sent to it.
+        if self.transport is None or self.transport.is_closing():
+            return True
+        ended = self.ended_at
+        return ended is not None and self.server.loop.time() - ended > ABANDONED_SECONDS
+
+    def is_idle(self) -> bool:
+        """Return whether no request is under way; perhaps a part of a head has come."""
         return self._waiter is not None and not self._messages
 
     def cut_if_slow(self, now: float) -> None:
         """Close a connection whose client is too slow."""
-        if self.head_since is not None and now - self.head_since > HEAD_SECONDS:
+        if self.head_since is None and self.framing.head and self.is_idle():
+            self.head_since = now
+        waited = 0.0 if self.head_since is None else now - self.head_since
+        if waited > STRANGE_SECONDS and self.framing.is_strange():
+            self._fail(not_http(), bytes(self.framing.head))
+        elif waited > HEAD_SECONDS:
             self.force_close()
         size = self.pipe.get_write_buffer_size()
         if size != self.unread or not size:
@@ -142,11 +211,11 @@ class ClientProtocol(web.RequestHandler):
     def _handle_request(
         self, request: web.BaseRequest, start_time: float | None, handler: Handler
     ) -> FinishedResponse:
-        """Handle a request; respond 400 to one whose target cannot be read."""
-        if self.unreadable:
+        """Handle a request, or answer that its target is bad."""
+        if (problem := self.instead) is not None:
 
             async def handler(request: web.BaseRequest) -> web.StreamResponse:
-                return self.handle_error(request, 400)
+                return self.handle_error(request, problem.status, problem)
 
         return super()._handle_request(request, start_time, handler)
 
@@ -159,53 +228,44 @@ class ClientProtocol(web.RequestHandler):
     ) -> web.StreamResponse:
         """Return the response to a request that never reached the application."""
         error = exc if isinstance(exc, Exception) else RuntimeError(message)
-        if status == 400:
-            error = ProblemError(400, "This is not HTTP as this server speaks it.")
-            line = REQUEST_LINE.match(self.beginning)
-            if isinstance(exc, BadHttpMethod) and line is not None:
-                path = line[1].decode("ascii").partition("?")[0]
-                error = self.server.route_table.problem(path)
-        response = self.respond_to(error, request)
+        response = self._respond_to(error, request)
         response.force_close()
         return response
 
-    def respond_to(self, error: Exception, request: web.BaseRequest) -> RawResponse:
+    def _respond_to(self, error: Exception, request: web.BaseRequest) -> RawResponse:
         """Return the response to an error that `dispatch` never saw, and record it."""
-        sent = request.headers.get("X-Request-Id", "")
-        head = self.beginning.partition(b"\r\n\r\n")[0] + b"\r\n"
-        if not sent and (line := ID_LINE.search(head)):  # the parser could not read it
-            sent = line[1].decode("ascii")
-        known = REQUEST_ID_PATTERN.fullmatch(sent)
-        request_id = sent if known else next(self.server.metrics.request_ids)
-        request[REQUEST_ID] = request_id
-        response = error_response(error, request, request_id)
-        self.server.metrics.record_request(
-            (time(), request_id, "_OTHER", "unparsed", response.status, 0.0, "")
-        )
-        return response
+        if request.headers:
+            return self.server.respond_outside(error, request)
+        return self.server.respond_outside(error, self.bad_head or b"")
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start: float | None
     ) -> FinishedResponse:
         """Send a response; an error that aiohttp raised itself as a problem."""
         if type(resp) is not RawResponse and isinstance(resp, web.HTTPException):
-            resp = self.respond_to(resp, request)
+            resp = self._respond_to(resp, request)
+        if self.bad_head is not None and not self._messages:
+            self._close = True
+            return self._finish_last(request, resp, start)
+        if self.ended_at is not None and not self._messages:
+            self._close = True
         return super().finish_response(request, resp, start)
 
-
-class RefusalProtocol(asyncio.Protocol):
-    """Refuses a connection while too many are open."""
-
-    def __init__(self, request_id: str) -> None:
-        retry = {"Retry-After": "1"}
-        problem = ProblemError(503, "Too many connections.", headers=retry)
-        self.data = problem.response(request_id).last_bytes()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Respond before any request."""
-        pipe = cast(asyncio.Transport, transport)
-        pipe.write(self.data)
-        pipe.close()
+    async def _finish_last(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the last response, and read on so that the client can read it."""
+        # To close with something unread resets the connection, and the answer with it
+        # (RFC 9112, section 9.6).
+        finished = await super().finish_response(request, resp, start)
+        if self.ended_at is None and not self.pipe.is_closing():
+            self.pipe.write_eof()
+        end = self.server.loop.time() + LINGER_SECONDS
+        while self.transport is not None and self.ended_at is None:
+            if self.server.loop.time() > end:
+                break
+            await asyncio.sleep(FINISH_SECONDS)
+        return finished
 
 
 def is_receiving(connection: web.RequestHandler) -> bool:
@@ -228,18 +288,42 @@ class Server(web.Server):
         super().__init__(server.request_handler, request_factory=self.make_request)
         self._make: Callable[..., web.BaseRequest] = server.request_factory
         self.max_connections = runner.max_connections
-        self.metrics = runner.app[METRICS]
         self.route_table = runner.app[ROUTE_TABLE]
+        self.respond_outside = partial(
+            respond_outside, runner.app[CORS], runner.app[METRICS]
+        )
+        self.refusals: set[RefusalProtocol] = set()
         self.loop = asyncio.get_running_loop()
         self._sweep = self.loop.call_later(1, self.sweep)
+        self._idle: list[ClientProtocol] = []
+        """Connections without a request when they were looked at, longest last."""
+        self._looked_at = 0.0
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
-        if len(self.connections) >= self.max_connections:
-            # asyncio accepts any protocol here; aiohttp's type names its own
-            refusal = RefusalProtocol(next(self.metrics.request_ids))
-            return cast(web.RequestHandler, refusal)
-        return ClientProtocol(self, self.loop)
+        if len(self._connections) < self.max_connections or self._make_room():
+            return ClientProtocol(self, self.loop)
+        # asyncio accepts any protocol here; aiohttp's type names its own
+        refusal = RefusalProtocol(self.respond_outside, self.refusals)
+        return cast(web.RequestHandler, refusal)
+
+    def _make_room(self) -> bool:
+        """Close the connection that is idle for longest; return whether one is."""
+        now = self.loop.time()
+        if not self._idle and now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            idle = (one for one in self._connections if isinstance(one, ClientProtocol))
+            self._idle = sorted(
+                filter(ClientProtocol.is_idle, idle),
+                key=lambda one: one._next_keepalive_close_time,
+                reverse=True,
+            )
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_idle() and connection.transport is not None:
+                connection.force_close()
+                return True
+        return False
 
     def make_request(
         self,
@@ -248,14 +332,14 @@ class Server(web.Server):
         protocol: web.RequestHandler,
         *args: Any,
     ) -> web.BaseRequest:
-        """Return the request of a message, to `/` if its target cannot be read."""
-        # yarl raises UnicodeError for a host like `xn--` where aiohttp catches nothing.
-        try:
-            return self._make(message, payload, protocol, *args)
-        except Exception:
-            cast(ClientProtocol, protocol).unreadable = True
-            message = message._replace(url=URL("/"))
-            return self._make(message, payload, protocol, *args)
+        """Return the request of a message, to `/` if its target is bad."""
+        if message.path[:1] != "/":
+            try:
+                message = origin_form(message)
+            except ValueError:
+                cast(ClientProtocol, protocol).instead = not_http()
+                message = message._replace(url=URL("/"))
+        return self._make(message, payload, protocol, *args)
 
     def sweep(self) -> None:
         """Close the connections of slow clients, once a second."""

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from aiohttp import web
-
 EXPOSED_HEADERS = (
     "Deprecation, ETag, Idempotency-Replayed, Link, Location, Retry-After, "
     "WWW-Authenticate, X-Request-Id"
@@ -23,9 +21,9 @@ class Cors:
     def __init__(self, origins: tuple[str, ...] = ()) -> None:
         self.origins = frozenset(origins)
 
-    def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
-        """Return the headers for the response to a request."""
-        origin = request.headers.get("Origin")
+    def headers(self, sent: Mapping[str, str], method: str = "") -> Mapping[str, str]:
+        """Return the headers for the response to a request with some headers."""
+        origin = sent.get("Origin")
         if origin not in self.origins:
             return {"Vary": "Origin"} if self.origins else {}
         headers = {
@@ -33,8 +31,7 @@ class Cors:
             "Access-Control-Expose-Headers": EXPOSED_HEADERS,
             "Vary": "Origin",
         }
-        method = request.headers.get("Access-Control-Request-Method")
-        if request.method == "OPTIONS" and method is not None:
+        if method == "OPTIONS" and "Access-Control-Request-Method" in sent:
             headers |= {
                 "Access-Control-Allow-Methods": "DELETE, GET, HEAD, PATCH, POST, PUT",
                 "Access-Control-Allow-Headers": ALLOWED_HEADERS,

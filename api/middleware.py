@@ -2,7 +2,7 @@
 
 import logging
 import re
-from functools import lru_cache
+from collections.abc import Mapping
 from time import time
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -21,20 +21,27 @@ from api.responses import (
     invalid_field,
 )
 from api.routing import Handler, Route
+from api.targets import HostCheck
 from runtime.metrics import Metrics
 
 LOG = logging.getLogger("server")
+CORS: web.AppKey[Cors] = web.AppKey("cors", Cors)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+
+UNKNOWN = ProblemError(500, "Something went wrong here; the log has it.")
 
 CLIENT_GONE = 499
 """The status in log and metrics of a request whose client went away."""
 
-HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def instrument(
-    route: Route, authenticator: Authenticator, cors: Cors, metrics: Metrics
+    route: Route,
+    authenticator: Authenticator,
+    hosts: HostCheck,
+    cors: Cors,
+    metrics: Metrics,
 ) -> Handler:
     """Return the handler of a route with all that every request needs around it.
 
@@ -42,6 +49,7 @@ def instrument(
     """
     handler, access, path = route.handler, route.access, route.path
     ids, record = metrics.request_ids, metrics.record_request
+    check_host = HostCheck(any_host=True).check if route.is_probe else hosts.check
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         began = time()
@@ -54,6 +62,7 @@ def instrument(
             if authenticator.tokens is not None and request.method != "OPTIONS":
                 caller = authenticator.authenticate(request, access)
                 request[CALLER] = caller
+            check_host(request.headers.get("Host", ""))
             _check_head(request, route)
             response = await handler(request)
             status = response.status
@@ -68,7 +77,7 @@ def instrument(
         if isinstance(response, RawResponse):
             response.request_id = request_id
             if cors.origins:
-                response.add(cors.headers(request))
+                response.add(cors.headers(request.headers, request.method))
         return response
 
     return dispatch
@@ -87,23 +96,14 @@ async def handle_expect(request: web.Request) -> None:
 
 def _check_head(request: web.Request, route: Route) -> None:
     """Raise ProblemError 400, 415 or 422 for a head that no handler should see."""
-    headers = request.headers
-    _check_host(headers.get("Host", ""))
     if request.version != HttpVersion11:
         _check_version(request)
     if route.method == "*":  # whatever it holds, there is no such route
         return
-    if "Content-Encoding" in headers:
+    if "Content-Encoding" in request.headers:
         raise ProblemError(415, "A body must come without a Content-Encoding.")
     if "?" in request.raw_path:
         _check_query(request, route.query)
-
-
-@lru_cache(1000)
-def _check_host(host: str) -> None:
-    # RFC 9112, section 3.2; the parser refuses none and two of them
-    if not HOST.fullmatch(host):
-        raise ProblemError(400, "The Host header is not a host.")
 
 
 def _check_version(request: web.Request) -> None:
@@ -140,10 +140,43 @@ def error_response(
     problem = problem_of(exc)
     if problem is None:
         LOG.error("unknown fault", exc_info=exc, extra={"request_id": request_id})
-        problem = ProblemError(500, "Something went wrong here; the log has it.")
+        problem = UNKNOWN
     response = problem.response(request_id)
     if problem.status in (408, 413):  # the rest of the body is not worth reading
         response.force_close()
+    return response
+
+
+SENT_LINES = re.compile(rb"(?i)\n(X-Request-Id|Origin):[ \t]*([!-~]+)[ \t]*(?=\r\n)")
+
+
+def headers_in(head: bytes) -> Mapping[str, str]:
+    """Return what the answer to a head that cannot be parsed depends on."""
+    lines = SENT_LINES.findall(head + b"\r\n")
+    return {name.decode().title(): text.decode() for name, text in reversed(lines)}
+
+
+def respond_outside(
+    cors: Cors, metrics: Metrics, error: Exception, request: web.BaseRequest | bytes
+) -> RawResponse:
+    """Return the response to an error that `dispatch` never sees, and record it.
+
+    `request` is the head where there is no request, or none that was parsed.
+    """
+    parsed = None if isinstance(request, bytes) else request
+    sent = headers_in(request) if isinstance(request, bytes) else request.headers
+    request_id = sent.get("X-Request-Id", "")
+    if not REQUEST_ID_PATTERN.fullmatch(request_id):
+        request_id = next(metrics.request_ids)
+    if parsed is not None:
+        parsed[REQUEST_ID] = request_id
+        response = error_response(error, parsed, request_id)
+    else:
+        response = (problem_of(error) or UNKNOWN).response(request_id)
+    if cors.origins:
+        response.add(cors.headers(sent))
+    record = (time(), request_id, "_OTHER", "unparsed", response.status, 0.0, "")
+    metrics.record_request(record)
     return response
 
 

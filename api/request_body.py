@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from api.responses import FieldError, ProblemError, invalid, invalid_field
+from api.routing import PATCH_TYPES
 from api.schemas import (
     MAX_ID,
     Body,
@@ -50,7 +51,7 @@ async def read(request: web.Request, body: type[B]) -> B:
     """
     _check_content_type(request)
     content = request.content
-    if content.is_eof():
+    if content.is_eof() and content.exception() is None:
         return decode(_check_size(content.read_nowait(-1)), body)
     return decode(await _read_all(request), body)
 
@@ -124,14 +125,17 @@ def _check_content_type(request: web.Request) -> None:
     content_type = request.headers.get("Content-Type", "")
     if content_type == "application/json":
         return
-    accepted = ["application/json"]
+    accepted, headers = ["application/json"], {}
     if request.method == "PATCH":
         accepted.append("application/merge-patch+json")
+        headers["Accept-Patch"] = PATCH_TYPES  # RFC 5789, section 2.2
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
     charsets = [part for part in parameters if part.startswith("charset")]
     if media_type not in accepted or not UTF_8_CHARSETS.issuperset(charsets):
         raise ProblemError(
-            415, f"Content-Type must be {' or '.join(accepted)}, in UTF-8."
+            415,
+            f"Content-Type must be {' or '.join(accepted)}, in UTF-8.",
+            headers=headers,
         )
 
 

@@ -33,7 +33,9 @@ def header_lines(headers: Mapping[str, str]) -> str:
 # RFC 9110 renamed two; Python's http module follows from 3.13 on.
 PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
+    431: "Request Header Fields Too Large",
 }
 STATUS_LINES = {
     status: f" {status} {phrase}\r\n{header_lines(FIXED_HEADERS)}"

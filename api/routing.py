@@ -8,6 +8,7 @@ from aiohttp import web
 
 from api.responses import ProblemError, RawResponse, header_lines
 from api.schemas import MAX_ID, Body
+from api.targets import ASTERISK
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,6 +39,10 @@ class Route(NamedTuple):
     is_file: bool = False
     """Whether the reply is a file that has an entity tag."""
     second_body: SecondBody | None = None
+    is_probe: bool = False
+    """Whether it tells a machine whether the server works, under any name."""
+    is_quiet: bool = False
+    """Whether the access log leaves out successes, which would fill it."""
 
 
 def not_found() -> ProblemError:
@@ -51,6 +56,12 @@ def path_id(request: web.Request, name: str) -> int:
     if number > MAX_ID:
         raise not_found()
     return number
+
+
+ALL_METHODS = {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"}
+SERVER_WIDE = ProblemError(405, "Not with this method.", headers=ALL_METHODS)
+"""What the server itself answers, which only OPTIONS can name."""
+PATCH_TYPES = "application/json, application/merge-patch+json"
 
 
 class RouteTable:
@@ -82,9 +93,14 @@ class RouteTable:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request that matches no route; OPTIONS with the methods."""
-        problem = self.problem(request.rel_url.path_safe)  # as the router sees it
+        server_wide = request.rel_url.raw_path == ASTERISK
+        path = request.rel_url.path_safe  # as the router sees it
+        problem = SERVER_WIDE if server_wide else self.problem(path)
         if request.method == "OPTIONS" and problem.headers:
-            return RawResponse(204, lines=header_lines(problem.headers))
+            lines = header_lines(problem.headers)
+            if "PATCH" in problem.headers["Allow"] and not server_wide:
+                lines += header_lines({"Accept-Patch": PATCH_TYPES})  # RFC 5789, 3.1
+            return RawResponse(204, lines=lines)
         raise problem
 
     def problem(self, path: str) -> ProblemError:

@@ -36,18 +36,37 @@ def _level(text: str) -> str:
     return text.lower()
 
 
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
-"""A scheme, a host and perhaps a port, as browsers send them (RFC 6454, 6.2)."""
+ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?"
+)
+"""A scheme, a host and perhaps a port, as browsers send them (RFC 6454, 6.2): in lower
+case, and without a default port."""
+DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 
 
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(text.replace(",", " ").split())
     for origin in origins:
-        if not ORIGIN.fullmatch(origin):
+        found = ORIGIN.fullmatch(origin)
+        if not found or found.groups() in DEFAULT_PORTS or int(found[2] or 0) > 65535:
             raise ArgumentTypeError(
-                f"{origin!r} is not an origin: https://shop.example is one"
+                f"{origin!r} is not an origin as browsers send it: small letters, no "
+                "default port, no path; https://shop.example is one"
             )
     return origins
+
+
+HOST_NAME = re.compile(r"\*|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    names = tuple(text.lower().replace(",", " ").split())
+    for name in names:
+        if not HOST_NAME.fullmatch(name):
+            raise ArgumentTypeError(
+                f"{name!r} is not the name of a host, without a port, nor *"
+            )
+    return names
 
 
 HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -108,6 +127,14 @@ class Settings(NamedTuple):
     ] = False
     cors_origins: Annotated[
         tuple[str, ...], Setting("origins whose pages may call", _origins)
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Setting(
+            "names of this server, `*` for any; unset and without tokens, names that "
+            "no web page can have",
+            _host_names,
+        ),
     ] = ()
     log_level: Annotated[
         str, Setting("`debug`, `info`, `warning` or `error`, on stderr", _level)

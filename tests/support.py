@@ -87,12 +87,16 @@ TITLES = {
     405: "Method Not Allowed",
     406: "Not Acceptable",
     408: "Request Timeout",
+    410: "Gone",
     412: "Precondition Failed",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     417: "Expectation Failed",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    501: "Not Implemented",
     503: "Service Unavailable",
     507: "Insufficient Storage",
 }
@@ -311,6 +315,7 @@ GUARDED = [
 SETTINGS = {
     *("HOST", "PORT", "DATABASE_URL", "WORKERS", "API_TOKENS_FILE"),
     *("ALLOW_ANONYMOUS", "CORS_ORIGINS", "LOG_LEVEL", "ACCESS_LOG"),
+    "ALLOWED_HOSTS",
 }
 
 

@@ -228,12 +228,49 @@ async def test_client_that_never_reads(
 
 @one_engine
 async def test_too_many_connections(opened: Opener) -> None:
-    api = await opened(max_connections=2)
-    opens = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(2)]
-    reply = await api.raw(request_bytes("GET", "/livez"), 503)
-    assert reply.headers["Connection"] == "close"
-    for _, writer in opens:
-        writer.close()
-        await writer.wait_closed()
+    """While all are busy, another is told so, and it is counted."""
+    api = await opened(max_connections=2, cors_origins=("https://shop.example",))
+    busy = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(2)]
+    for _, writer in busy:
+        writer.write(SIZED + b"Content-Type: application/json\r\n")
+        writer.write(b"Content-Length: 100\r\n\r\n")
     await asyncio.sleep(0.1)
+    origin = [("Origin", "https://shop.example"), ("X-Request-Id", "mine")]
+    body = b"x" * 200_000  # is not read, and must not cost the client the answer
+    reply = await api.raw(request_bytes("POST", "/livez", body, origin), 503)
+    assert reply.headers["Connection"] == "close"
+    assert reply.headers["X-Request-Id"] == "mine"
+    assert reply.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    silent = await api.raw([b"GET"], 503)
+    assert silent.headers["X-Request-Id"] != "mine"
+    busy[0][1].close()
+    await asyncio.sleep(0.1)
+    text = (await api("GET /metrics")).text
+    assert refusals(text) == 2, text
+    busy[1][1].close()
+
+
+def refusals(text: str) -> int:
+    """Return how many connections were refused, by the metrics."""
+    found = re.search(r'_count{.*"503",http_route="unparsed"} (\d+)\.0', text)
+    return int(found[1]) if found else 0
+
+
+@one_engine
+async def test_longest_idle_makes_room(opened: Opener) -> None:
+    """A full server closes an idle connection for a new one, the oldest first."""
+    api = await opened(max_connections=3)
+    idle = []
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
+        await reader.readuntil(b"}")
+        idle.append((reader, writer))
+        await asyncio.sleep(0.01)
     await api.raw(request_bytes("GET", "/livez"), 200)
+    assert await asyncio.wait_for(idle[0][0].read(), 10) == b""
+    for reader, writer in idle[1:]:
+        writer.write(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+    for _, writer in idle:
+        writer.close()

@@ -1,12 +1,15 @@
 """Start-up: settings, try_make_db(), init_app(), main()."""
 
+import signal
+
+if __name__ == "__main__":  # SIGHUP waits until the tokens can be read again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
 import asyncio
 import gc
 import ipaddress
 import logging
 import os
-import resource
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -26,8 +29,8 @@ from api.cors import Cors
 from api.middleware import CORS, METRICS, handle_expect, instrument
 from api.routing import ROUTE_TABLE, RouteTable
 from api.targets import HostCheck
-from runtime import workers
-from runtime.access_log import AccessLog, JSONFormatter
+from runtime import limits, workers
+from runtime.access_log import STDERR, AccessLog, LogHandler, format_for
 from runtime.metrics import Metrics
 from runtime.settings import COMMANDS, DEFAULTS, Parser, Settings, make_parser
 from runtime.workers import Worker
@@ -45,8 +48,6 @@ STOP_SECONDS = 3.0
 """How long a stop waits: for bodies, for handlers, and for those that it cancels."""
 CLEANUP_SECONDS = 9.0
 """How long all of a stop may take before it is forced."""
-SPARE_FILES = 64
-"""File descriptors that connections leave to the database and the logs."""
 
 
 def try_make_db(url: str = DEFAULTS.database_url) -> None:
@@ -71,7 +72,10 @@ def init_app(
     """Return the application, on a database that `try_make_db` has made."""
     authenticator = authenticator or Authenticator()
     cors = Cors(settings.cors_origins)
-    metrics = Metrics(handlers.VERSION, AccessLog(settings.access_log))
+    quiet = frozenset(route.path for route in handlers.ROUTES if route.is_quiet)
+    log_format = format_for(sys.stdout, settings.log_format)
+    access_log = AccessLog(settings.access_log, log_format, quiet)
+    metrics = Metrics(handlers.VERSION, access_log)
     app = web.Application()
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
     app[METRICS], app[CORS] = metrics, cors
@@ -126,10 +130,11 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _reload_tokens, settings, authenticator)
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if worker is None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    STDERR.start()
     app = init_app(settings, authenticator)
-    connections = max(files - SPARE_FILES, 16)
+    connections = limits.max_connections(settings.workers)
     runner = Runner(app, connections, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
     if worker is not None:
@@ -152,16 +157,26 @@ async def serve(
                 await runner.cleanup()
         except TimeoutError:  # a thread waits for a disk, and would keep the process
             LOG.error("the database does not let go: ended without it")
+            STDERR.close()
             os._exit(1)
+        STDERR.close()
 
 
 async def _listen(runner: Runner, settings: Settings) -> str:
     """Accept connections from now on; return the URL."""
     port, shared = settings.port, settings.workers > 1 or None
     site = web.TCPSite(runner, settings.host, port, backlog=1024, reuse_port=shared)
-    await site.start()
+    try:
+        await site.start()
+    except OSError as exc:
+        raise _not_free(settings, exc) from exc
     host, port = runner.addresses[0][:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _not_free(settings: Settings, exc: OSError) -> db.StartupError:
+    reason = os.strerror(exc.errno) if exc.errno else str(exc)
+    return db.StartupError(f"HOST {settings.host}, PORT {settings.port}: {reason}")
 
 
 def _reload_tokens(settings: Settings, authenticator: Authenticator) -> None:
@@ -194,12 +209,14 @@ def _make_authenticator(settings: Settings) -> Authenticator:
 
 def main() -> None:
     """Run the command that the arguments and the environment ask for."""
-    parser = make_parser()
+    parser = make_parser(handlers.VERSION)
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
+    arguments.pop("replace")
+    if command:  # only a server has something to do on SIGHUP
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     settings = Settings(**arguments)
-    output = logging.StreamHandler()
-    output.setFormatter(JSONFormatter())
+    output = LogHandler(format_for(sys.stderr, settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     try:
@@ -216,8 +233,11 @@ def main() -> None:
                 from storage import transfer
 
                 asyncio.run(transfer.copy(source, destination))
+            case [name, *_] if name in COMMANDS:
+                parser.error(f"usage: {COMMANDS[name]}")
             case _:
-                parser.error(f"not a command: {' '.join(command)} ({COMMANDS})")
+                known = "; ".join(COMMANDS.values())
+                parser.error(f"not a command: {' '.join(command)} ({known})")
     except ValueError as exc:
         parser.error(str(exc))
     except KeyboardInterrupt:
@@ -240,15 +260,19 @@ def _check_workers(url: str) -> None:
 
 def run(settings: Settings, parser: Parser) -> None:
     """Make the database and serve it."""
+    faults = []
+    try:
+        socket.getaddrinfo(settings.host, settings.port)
+    except (socket.gaierror, UnicodeError):
+        faults.append(f"HOST: {settings.host!r} is no address or name of one")
     try:
         authenticator = _make_authenticator(settings)
-        socket.getaddrinfo(settings.host, settings.port)
         if settings.workers > 1:
             _check_workers(settings.database_url)
-    except (socket.gaierror, UnicodeError):
-        parser.error(f"HOST: {settings.host!r} is no address or name of one")
     except db.StartupError as exc:
-        parser.error(str(exc))
+        faults.append(str(exc))
+    if faults:
+        parser.error("; ".join(faults))
     if not is_postgres(settings.database_url) and not sqlite_connection.WAL_RESET_FIXED:
         LOG.warning(
             "SQLite %s is older than a fix that matters where several processes write "
@@ -258,7 +282,10 @@ def run(settings: Settings, parser: Parser) -> None:
     try_make_db(settings.database_url)
     worker = None
     if settings.workers > 1:
-        port = workers.free_port(settings.host, settings.port)
+        try:
+            port = workers.free_port(settings.host, settings.port)
+        except OSError as exc:
+            raise _not_free(settings, exc) from exc
         settings = settings._replace(port=port)
         # The supervisor stays in there.
         worker = workers.start(

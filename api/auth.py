@@ -1,8 +1,11 @@
 """Bearer tokens: the token file, and the authentication of requests."""
 
 import hmac
+import logging
+import os
 import re
 import secrets
+import stat
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +15,8 @@ from aiohttp import web
 import db
 from api.responses import ProblemError
 
+LOG = logging.getLogger("server")
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LINE = re.compile(r"([A-Za-z0-9._-]{1,64})\s+([0-9A-Fa-f]{64})\s+(read|write)")
 
 
@@ -34,12 +39,21 @@ def new_token(name: str, access: str) -> tuple[str, str]:
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """Return the tokens of a file. StartupError."""
+    """Return the tokens of a file. StartupError, also where others may write it."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        with path.open(encoding="utf-8-sig") as file:
+            others_write = os.fstat(file.fileno()).st_mode & (
+                stat.S_IWGRP | stat.S_IWOTH
+            )
+            lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise db.StartupError(f"API_TOKENS_FILE {path}: {reason}") from None
+    if others_write:
+        raise db.StartupError(
+            f"API_TOKENS_FILE {path}: others may write it and let themselves in: "
+            f"chmod go-w {path}"
+        )
     tokens = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
@@ -51,6 +65,8 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
                 "not `name sha256-hex read|write`"
             )
         tokens.append(Token(match[1], bytes.fromhex(match[2]), match[3]))
+    if not tokens:
+        LOG.warning("API_TOKENS_FILE %s holds no token: nobody can come in", path)
     return tuple(tokens)
 
 

@@ -49,6 +49,7 @@ def instrument(
     """
     handler, access, path = route.handler, route.access, route.path
     ids, record = metrics.request_ids, metrics.record_request
+    shows_targets = metrics.access_log.shows_targets
     check_host = HostCheck(any_host=True).check if route.is_probe else hosts.check
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
@@ -73,7 +74,8 @@ def instrument(
             ended = time()
             metrics.in_flight -= 1
             method, took = request.method, ended - began
-            record((ended, request_id, method, path, status, took, caller))
+            target = request.raw_path if shows_targets else ""
+            record((ended, request_id, method, path, status, took, caller, target))
         if isinstance(response, RawResponse):
             response.request_id = request_id
             if cors.origins:
@@ -132,9 +134,10 @@ def error_response(
         raise ConnectionResetError("the client has gone") from exc
     if request.writer.output_size > 0:
         if not isinstance(exc, ConnectionError):
-            unknown = exc if problem_of(exc) is None else None
+            known = problem_of(exc)
+            reason, unknown = (known.detail, None) if known else (exc, exc)
             extra = {"request_id": request_id}
-            LOG.error("a list broke off: %s", exc, exc_info=unknown, extra=extra)
+            LOG.error("a list broke off: %s", reason, exc_info=unknown, extra=extra)
         request.protocol.force_close()
         raise ConnectionResetError("the list broke off") from exc
     problem = problem_of(exc)
@@ -175,7 +178,7 @@ def respond_outside(
         response = (problem_of(error) or UNKNOWN).response(request_id)
     if cors.origins:
         response.add(cors.headers(sent))
-    record = (time(), request_id, "_OTHER", "unparsed", response.status, 0.0, "")
+    record = (time(), request_id, "_OTHER", "unparsed", response.status, 0.0, "", "")
     metrics.record_request(record)
     return response
 

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from runtime.access_log import AccessLog, RequestRecord
+from runtime.access_log import STDERR, AccessLog, RequestRecord
 from runtime.workers import Worker
 from storage.engine import Engine
 
@@ -48,7 +48,7 @@ class MetricsSnapshot(msgspec.Struct):
 
 
 NO_DURATIONS = [0.0] * (len(BOUNDS) + 2)
-KEPT_TOTALS = ("dropped", "units", "commits")
+KEPT_TOTALS = ("dropped", "log dropped", "units", "commits")
 """The totals that go on from those of a worker that has ended."""
 ENCODER = msgspec.msgpack.Encoder()
 DECODER = msgspec.msgpack.Decoder(MetricsSnapshot)
@@ -81,7 +81,7 @@ class Metrics(Collector):
 
     def start(self) -> None:
         """Flush from now on, again and again."""
-        self.access_log.start()
+        self.access_log.writer.start()
         self._flush_again()
 
     def _flush_again(self) -> None:
@@ -95,7 +95,7 @@ class Metrics(Collector):
         requests = self.requests.copy()
         self.requests.clear()
         took: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
-        for _, _, method, route, status, seconds, _ in requests:
+        for _, _, method, route, status, seconds, *_ in requests:
             took[method, route, status].append(seconds)
         durations = {
             (method, route, str(status)): count_durations(seconds_of)
@@ -110,7 +110,7 @@ class Metrics(Collector):
     def join(self, worker: Worker) -> None:
         """Add up with other workers, and go on from the last one with this number."""
         self.worker = worker
-        self.access_log.whole_lines = True
+        self.access_log.writer.whole_lines = STDERR.whole_lines = True
         if record := worker.metrics.read(worker.number):
             last = DECODER.decode(record)
             last.totals = {name: last.totals.get(name, 0) for name in KEPT_TOTALS}
@@ -118,8 +118,9 @@ class Metrics(Collector):
         self.flush()
 
     def _snapshot(self) -> MetricsSnapshot:
-        dropped = self.access_log.dropped
-        totals = Counter({"in_flight": self.in_flight, "dropped": dropped})
+        totals = Counter({"in_flight": self.in_flight})
+        totals["dropped"] = self.access_log.writer.dropped
+        totals["log dropped"] = STDERR.dropped
         if self.engine is not None:
             totals["units"], totals["commits"], waiting, _ = self.engine.stats()
             totals.update({f"waiting {queue}": n for queue, n in waiting.items()})
@@ -159,6 +160,8 @@ class Metrics(Collector):
         name = "access_log_lines_dropped"
         text = "Lines that stdout did not take."
         yield CounterMetricFamily(name, text, totals["dropped"])
+        text = "Lines that stderr did not take."
+        yield CounterMetricFamily("log_lines_dropped", text, totals["log dropped"])
         build = InfoMetricFamily("customer_purchase_server_build", "What is running.")
         build.add_metric((), {"version": self.version})
         yield build
@@ -170,7 +173,7 @@ class Metrics(Collector):
         if self._flushing is not None:
             self._flushing.cancel()
         self.flush()
-        self.access_log.close()
+        self.access_log.writer.close()
 
 
 def _engine_metrics(engine: Engine, totals: Counter[str]) -> Iterator[Metric]:

@@ -36,6 +36,12 @@ def _level(text: str) -> str:
     return text.lower()
 
 
+def _format(text: str) -> str:
+    if text.lower() not in ("auto", "json", "text"):
+        raise ArgumentTypeError(f"{text!r} is not one of auto, json, text")
+    return text.lower()
+
+
 ORIGIN = re.compile(
     r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?"
 )
@@ -142,6 +148,9 @@ class Settings(NamedTuple):
     access_log: Annotated[
         bool, Setting("`0` writes no line for each request on stdout", _switch)
     ] = True
+    log_format: Annotated[
+        str, Setting("`json`, `text`, or `auto`: text on a terminal only", _format)
+    ] = "auto"
 
 
 DEFAULTS = Settings()
@@ -160,7 +169,12 @@ def table() -> list[tuple[str, str, Setting]]:
     ]
 
 
-COMMANDS = "backup DEST; token NAME [--read]; copy SOURCE_URL DEST_URL"
+COMMANDS = {
+    "backup": "backup DEST [--replace]",
+    "token": "token NAME [--read]",
+    "copy": "copy SOURCE_URL DEST_URL",
+}
+"""The commands beside serving, and how each is used."""
 
 
 class Parser(ArgumentParser):
@@ -175,16 +189,20 @@ class Parser(ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def make_parser() -> Parser:
+def make_parser(version: str) -> Parser:
     """Return the parser of settings and commands."""
     parser = Parser(
         prog="server.py",
         description="The customer purchase server.",
-        epilog=f"Commands: none serves; {COMMANDS}. Every setting can come from the "
-        "environment, under its name in capitals.",
+        epilog=f"Commands: none serves; {'; '.join(COMMANDS.values())}. Every setting "
+        "can come from the environment, under its name in capitals.",
     )
     parser.add_argument("command", nargs="*", help="see below")
+    parser.add_argument("--version", action="version", version=version)
     parser.add_argument("--read", action="store_true", help="token: it may only read")
+    parser.add_argument(
+        "--replace", action="store_true", help="backup: over an older copy"
+    )
     for name, default, setting in table():
         is_switch = setting.read is _switch
         alone: dict[str, Any] = {"nargs": "?", "const": "1"} if is_switch else {}

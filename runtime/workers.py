@@ -172,9 +172,11 @@ class Supervisor:
             self.reload()
             self._send(signal.SIGHUP)
         elif number != signal.SIGALRM:
+            self._send(signal.SIGTERM)
+            if self.stopping:  # told twice, as a terminal and a service manager may
+                return
             LOG.info("stopping")
             self.stopping = True
-            self._send(signal.SIGTERM)
             self.kill_deadline = time.monotonic() + STOP_SECONDS
             signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS, 1)
         elif self.stopping and time.monotonic() >= self.kill_deadline:

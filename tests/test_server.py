@@ -6,15 +6,17 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import handlers
 from checks.support.server_process import Server, exchange, request_bytes, serving
 from storage import sqlite_connection
-from tests.support import JOHN, Main, digest, visiting
+from tests.support import JOHN, Main, digest, several_processes, visiting, wait_until
 
 
 def test_serving(main: Main, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,7 +98,54 @@ def test_port_in_use(main: Main) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, _, err = main("--port", str(taken.getsockname()[1]))
     assert status == 1
-    assert re.fullmatch(r"server\.py: .*in use.*\n", err), err
+    assert re.fullmatch(r"server\.py: HOST 127\.0\.0\.1, PORT \d+: .*in use\n", err), (
+        err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--version"], 0, f"{handlers.VERSION}\n"),
+        (["token"], 2, "server.py: usage: token NAME [--read]\n"),
+        (["backup", "a", "b"], 2, "server.py: usage: backup DEST [--replace]\n"),
+        (["restore", "a"], 2, "server.py: not a command: restore a (backup DEST [-"),
+        (
+            ["--host", "nope.invalid", "--allow-anonymous"],
+            2,
+            "server.py: HOST: 'nope.invalid' is no address or name of one\n",
+        ),
+    ],
+)
+def test_command_line(main: Main, arguments: list[str], status: int, said: str) -> None:
+    ended, out, err = main(*arguments)
+    assert ended == status
+    assert (out + err).startswith(said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for a signal mask")
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=several_processes)])
+def test_sighup_at_any_moment(tmp_path: Path, workers: str) -> None:
+    """A signal that comes before the server is ready is acted on when it is."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"ann {digest('a')} read\n")
+    settings = {"API_TOKENS_FILE": str(tokens), "WORKERS": workers}
+    ours = Server(tmp_path, settings)
+    ours.launch()
+    try:
+        assert wait_until(lambda: blocks_sighup(ours.pid), 10)  # long before it serves
+        os.kill(ours.pid, signal.SIGHUP)
+        ours.wait_ready()
+        assert wait_until(lambda: "1 tokens read" in ours.log(), 10), ours.log()
+    finally:
+        assert ours.stop() == 0, ours.log()
+
+
+def blocks_sighup(pid: int) -> bool:
+    """Return whether a process keeps SIGHUP for later (proc_pid_status(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"SigBlk:\t(\w+)", status)
+    return bool(int(masks[0], 16) & 1 << signal.SIGHUP - 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

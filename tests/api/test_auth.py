@@ -109,6 +109,28 @@ def test_token_file_refused(tmp_path: Path, text: bytes | None, reason: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+def test_token_file_that_others_may_write(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"ann {digest('a')} read\n")
+    file.chmod(mode)
+    with pytest.raises(db.StartupError, match="chmod go-w"):
+        read_tokens(file)
+    file.chmod(0o644)
+    assert [token.caller for token in read_tokens(file)] == ["ann"]
+
+
+def test_token_file_without_a_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("# nobody yet\n")
+    assert read_tokens(file) == ()
+    assert caplog.messages == [
+        f"API_TOKENS_FILE {file} holds no token: nobody can come in"
+    ]
+
+
 def test_token_file_as_people_write_it(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     hexes = [digest("a"), digest("b").upper()]
@@ -124,6 +146,7 @@ def test_token_file_as_people_write_it(tmp_path: Path) -> None:
 
 def test_token_command(main: Main, tmp_path: Path) -> None:
     file, tokens = tmp_path / "tokens", []
+    file.touch(0o600)
     for arguments, may in ((["ann"], "write"), (["bob", "--read"], "read")):
         status, out, err = main("token", *arguments)
         assert (status, err) == (0, "")

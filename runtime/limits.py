@@ -1,0 +1,42 @@
+"""How many connections a process may hold: by its file descriptors and its memory."""
+
+import os
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+SPARE_FILES = 96
+"""File descriptors that connections leave to the database, the logs and refusals."""
+MEMORY_SHARE = 4
+"""Connections take at most one part in so many of the memory."""
+CONNECTION_BYTES = 64 * 1024
+"""What a connection takes while its client sends a head and never ends it."""
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where the limit of a container stands (docs.kernel.org: cgroup-v2, cgroup-v1)."""
+
+
+def raise_file_limit() -> int:
+    """Allow as many open files as this process may; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has another limit beside an endless one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft > 0 else 1 << 20
+
+
+def memory_bytes() -> int:
+    """Return the memory that this process may use."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int(file.read_text()))
+    return min(limits)
+
+
+def max_connections(workers: int) -> int:
+    """Return how many connections each of some processes may hold; raise the limit."""
+    by_memory = memory_bytes() // MEMORY_SHARE // CONNECTION_BYTES // workers
+    return max(min(raise_file_limit() - SPARE_FILES, by_memory), 16)

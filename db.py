@@ -29,6 +29,7 @@ from storage.engine import (
     single,
     sqlite_path,
 )
+from storage.schema import fold_name
 from storage.sqlite_engine import SqliteEngine
 
 Versions = tuple[int, ...] | None
@@ -159,7 +160,7 @@ SCAN_ROWS = 20_000
 @single
 def add_customer(name: str, address: str, at: str) -> Unit[Customer]:
     """Record a customer."""
-    rows = yield INSERT_CUSTOMER, (name, address, at, name.casefold())
+    rows = yield INSERT_CUSTOMER, (name, address, at, fold_name(name))
     return Customer(rows[0][0], name, address, at, 1)
 
 
@@ -169,10 +170,10 @@ def read_customer(customer_id: int) -> Unit[Customer]:
     return Customer(*row)
 
 
-def find_customers(folded: str, after: int, limit: int) -> Unit[Page]:
-    """Return a page of the customers whose case-folded name contains a text."""
+def find_customers(part: str, after: int, limit: int) -> Unit[Page]:
+    """Return a page of the customers whose name contains a part, caseless."""
     [(end, scanned)] = yield SELECT_SCAN_END, (after, SCAN_ROWS)
-    [(size, last, json)] = yield SELECT_CUSTOMERS, (after, end, folded, limit)
+    [(size, last, json)] = yield SELECT_CUSTOMERS, (after, end, fold_name(part), limit)
     if size < limit:
         last = end if scanned == SCAN_ROWS else None
     return Page(size, json, last)
@@ -183,7 +184,7 @@ def update_customer(
 ) -> Unit[Customer]:
     """Change what is not None. NotFoundError, PreconditionFailedError."""
     yield from _check_version(versions, LOCK_CUSTOMER_VERSION, "customer", customer_id)
-    folded = None if name is None else name.casefold()
+    folded = None if name is None else fold_name(name)
     values = name, folded, address, customer_id
     return Customer(*(yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)))
 

@@ -113,7 +113,7 @@ def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
     if len(texts) > 1 or len(texts[0]) > 200 or "\0" in texts[0]:
         rule = "Expected one text of at most 200 characters, without U+0000."
         raise invalid_field("/name", rule)
-    query = partial(db.find_customers, texts[0].casefold())
+    query = partial(db.find_customers, texts[0])
     scan = request.app[DATABASE].scan
     return respond(request, CUSTOMER_ROWS, scan, scan, query)
 

@@ -31,6 +31,7 @@ from urllib.parse import quote
 
 from checks.support.postgres_cluster import NO_FSYNC, Cluster, cluster
 from checks.support.server_process import PROJECT, Server, print_table, serving
+from storage.schema import fold_name
 
 CHANCE = random.Random()  # noqa: S311 - a sample, no secret
 EACH = 20
@@ -104,7 +105,7 @@ def customers(count: int) -> Iterator[tuple[object, ...]]:
         name = f"{TEXTS[number % len(TEXTS)]} {number}"
         address = None if number % 97 == 0 else TEXTS[number % 7] * (number % 9)
         version = 1 + number % 3
-        yield number, name, address, time_of(number), version, name.casefold()
+        yield number, name, address, time_of(number), version, fold_name(name)
 
 
 def purchases(count: int, owners: int) -> Iterator[tuple[object, ...]]:

@@ -1,6 +1,7 @@
 """The numbered scripts that create and migrate the tables: storage/migrations."""
 
 from pathlib import Path
+from unicodedata import normalize
 
 APPLICATION_ID = 0x43505331  # "CPS1", sqlite.org/pragma.html#pragma_application_id
 
@@ -12,7 +13,11 @@ def _script(name: str) -> str:
     return (FOLDER / f"{name}.sql").read_text("utf-8")
 
 
-MIGRATIONS = (_script("sqlite_1_tables"), _script("sqlite_2_versions_and_keys"))
+MIGRATIONS = (
+    _script("sqlite_1_tables"),
+    _script("sqlite_2_versions_and_keys"),
+    _script("sqlite_3_canonical_names"),
+)
 """Script n takes a database from `user_version` n to n + 1."""
 POSTGRES_MIGRATIONS = (_script("postgres_1_tables"),)
 """Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
@@ -30,3 +35,9 @@ DESCRIBED_COLUMNS = {
         *("date_created", "last_updated"),
     },
 }
+
+
+def fold_name(text: str) -> str:
+    """Return a text as search compares it: caseless, canonical (Unicode D145)."""
+    # In NFC and not NFD, or `e` would be found in `é`.
+    return normalize("NFC", normalize("NFD", text).casefold())

@@ -18,6 +18,7 @@ from storage.schema import (
     DESCRIBED_COLUMNS,
     LEGACY_MIGRATION,
     MIGRATIONS,
+    fold_name,
 )
 from storage.sqlite_connection import ERROR_MESSAGES, INTERRUPT, code_of, driver
 
@@ -160,6 +161,7 @@ def _migrate(path: Path, legacy: bool) -> None:
         connection.create_function("canonical_time", 1, canonical_time)
         connection.create_function("canonical_text", 1, canonical_text)
         connection.create_function("casefold", 1, str.casefold)
+        connection.create_function("fold_name", 1, fold_name)
         connection.execute("BEGIN EXCLUSIVE")
         # Another process may have been quicker.
         application_id, version = read_identity(connection)

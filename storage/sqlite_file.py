@@ -1,26 +1,24 @@
-"""The SQLite file: identified, created, migrated, backed up."""
+"""The SQLite file: created, migrated, backed up."""
 
 import os
 import secrets
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
 
 from storage.engine import StartupError
-from storage.schema import (
-    APPLICATION_ID,
-    DESCRIBED_COLUMNS,
-    LEGACY_MIGRATION,
-    MIGRATIONS,
-    fold_name,
-)
+from storage.schema import APPLICATION_ID, LEGACY_MIGRATION, MIGRATIONS
 from storage.sqlite_connection import ERROR_MESSAGES, INTERRUPT, code_of, driver
+from storage.sqlite_identity import (
+    check_schema,
+    is_described,
+    open_unchanged,
+    read_identity as read_identity,
+)
+from storage.sqlite_migration import run_scripts
 
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
@@ -89,65 +87,13 @@ def _publish(temporary: Path, path: Path) -> None:
 
 def _identify(path: Path) -> bool:
     """Return whether the file is the described server's, not ours. StartupError."""
-    if not path.is_file():
-        raise StartupError(f"{path}: not a file")
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
-        raise StartupError(f"{path}: not a SQLite database")
-    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        raise StartupError(f"{path}: the file or its folder cannot be written")
-    # sqlite.org/fileformat.html#application_id
-    certainly_ours = int.from_bytes(header[68:72], "big") == APPLICATION_ID
-    with _open_unchanged(path, certainly_ours) as connection:
-        application_id, version = read_identity(connection)
-        if application_id == APPLICATION_ID:
-            if version > len(MIGRATIONS):
-                raise StartupError(f"{path}: made by a newer version of this server")
-            return False
-        if application_id or version or _columns(connection) != DESCRIBED_COLUMNS:
-            raise StartupError(f"{path}: the database of another program")
-    return True
-
-
-@contextmanager
-def _open_unchanged(path: Path, certainly_ours: bool) -> Iterator[Any]:
-    """Open a database without a change to it or to the files beside it."""
-    # A WAL cannot be read without making an index beside it (sqlite.org/wal.html
-    # #readonly), nor a hot journal without playing it back. So a copy is opened where
-    # there is a journal, or a WAL beside a file that is not certainly ours.
-    whole = path.resolve()
-    wal, journal = (Path(f"{whole}{end}") for end in ("-wal", "-journal"))
-    left = [file for file in (wal, journal) if file.exists()]
-    with TemporaryDirectory() as folder:
-        if journal in left or (left and not certainly_ours):
-            for file in (whole, *left):
-                shutil.copyfile(file, Path(folder, file.name))
-            uri = Path(folder, whole.name).as_uri()
-        else:
-            uri = f"{whole.as_uri()}?mode=ro{'' if left else '&immutable=1'}"
-        with closing(driver.connect(uri, uri=True)) as connection:
-            yield connection
-
-
-def read_identity(connection: Any) -> tuple[int, int]:
-    """Return the application id and the version of a database."""
-    pragmas = ("application_id", "user_version")
-    found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
-    return found[0], found[1]
-
-
-def _columns(connection: Any) -> dict[str, set[str]]:
-    # sqlite_sequence and what ANALYZE makes are SQLite's own
-    names = connection.execute(
-        r"SELECT name FROM sqlite_master WHERE type != 'index'"
-        r" AND name NOT LIKE 'sqlite\_%' ESCAPE '\'"
-    ).fetchall()
-    select = "SELECT name FROM pragma_table_info(?)"
-    return {
-        name: {row[0] for row in connection.execute(select, (name,))}
-        for (name,) in names
-    }
+    with open_unchanged(path) as connection:
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise StartupError(f"{path}: the file or its folder cannot be written")
+        described = is_described(path, connection)
+        if not described:
+            check_schema(path, connection)
+    return described
 
 
 def _migrate(path: Path, legacy: bool) -> None:
@@ -158,47 +104,17 @@ def _migrate(path: Path, legacy: bool) -> None:
         connection.execute("PRAGMA synchronous = FULL")
         if read_identity(connection) == newest:
             return
-        connection.create_function("canonical_time", 1, canonical_time)
-        connection.create_function("canonical_text", 1, canonical_text)
-        connection.create_function("casefold", 1, str.casefold)
-        connection.create_function("fold_name", 1, fold_name)
         connection.execute("BEGIN EXCLUSIVE")
         # Another process may have been quicker.
         application_id, version = read_identity(connection)
         from_legacy = legacy and application_id != APPLICATION_ID
         first = LEGACY_MIGRATION if from_legacy else MIGRATIONS[0]
-        for script in (first, *MIGRATIONS[1:])[version:]:
-            for statement in script.split(";"):
-                connection.execute(statement)
+        run_scripts(connection, (first, *MIGRATIONS[1:])[version:])
         connection.execute(f"PRAGMA application_id = {newest[0]}")
         connection.execute(f"PRAGMA user_version = {newest[1]}")
         connection.execute("COMMIT")
         with suppress(driver.Error):  # somebody reads it; the server tries again
             connection.execute("PRAGMA journal_mode = WAL")
-
-
-def canonical_time(text: object) -> str:
-    """Return a time of the described server as this server writes it, if it is one."""
-    if not text:
-        return "1970-01-01 00:00:00.000000+00:00"
-    try:
-        time = _parsed(str(text))
-        time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return str(text)
-    return time.isoformat(" ", "microseconds")
-
-
-def _parsed(text: str) -> datetime:
-    with suppress(ValueError):
-        return datetime.fromisoformat(text)
-    return datetime.strptime(text, "%b %d %Y %H:%M:%S")  # as its replies show it
-
-
-def canonical_text(text: bytes | None) -> bytes | None:
-    """Return a text of the described server, with U+FFFD for what is not UTF-8."""
-    # As bytes, for a driver may cut the text that a function returns at U+0000.
-    return None if text is None else text.decode("utf-8", "replace").encode()
 
 
 def backup(path: Path, destination: Path) -> None:
@@ -209,9 +125,9 @@ def backup(path: Path, destination: Path) -> None:
     snapshot (sqlite.org/lang_vacuum.html), and a read-only connection does not
     checkpoint.
     """
-    with startup_errors(path):
-        if not path.is_file() or _identify(path):
-            raise StartupError(f"{path}: not a database of this server")
+    with startup_errors(path), open_unchanged(path) as connection:
+        if is_described(path, connection):
+            raise StartupError(f"{path}: start the server on it once, to take it over")
     if os.path.lexists(destination):
         raise StartupError(f"{destination}: already there")
     with (
@@ -223,6 +139,7 @@ def backup(path: Path, destination: Path) -> None:
             closing(driver.connect(uri, uri=True)) as connection,
             _stoppable(connection),
         ):
+            connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("VACUUM INTO ?", (str(temporary.absolute()),))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

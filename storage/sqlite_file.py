@@ -1,7 +1,6 @@
 """The SQLite file: created, migrated, backed up."""
 
 import os
-import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -19,6 +18,7 @@ from storage.sqlite_identity import (
     read_identity as read_identity,
 )
 from storage.sqlite_migration import run_scripts
+from storage.temporary_file import publish, remove_abandoned, temporary_file
 
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
@@ -29,6 +29,7 @@ def create_or_migrate(path: Path) -> None:
     """Create the database, or migrate the one that is there. StartupError."""
     # A file that is refused stays as it was, byte for byte.
     with startup_errors(path):
+        remove_abandoned(path)
         if os.path.lexists(path):
             _migrate(path, legacy=_identify(path))
         else:
@@ -49,40 +50,31 @@ def startup_errors(what: Path | str) -> Iterator[None]:
 
 
 def _create(path: Path) -> None:
+    _refuse_leftovers(path)
     # Under a temporary name first: a reader of the path finds a whole database.
-    with _temporary_file(path) as temporary:
+    with temporary_file(path) as temporary:
         with closing(driver.connect(temporary)) as connection:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("VACUUM")  # keeps it
         _migrate(temporary, legacy=False)
         with suppress(FileExistsError):  # another process was quicker
-            _publish(temporary, path)
+            publish(temporary, path)
 
 
-@contextmanager
-def _temporary_file(path: Path) -> Iterator[Path]:
-    """Yield an empty file beside a path, which only its owner may read; delete it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    try:
-        yield temporary
-    finally:
-        for end in ("", "-journal", "-wal", "-shm"):
-            temporary.with_name(f"{temporary.name}{end}").unlink(missing_ok=True)
+def _refuse_leftovers(path: Path) -> None:
+    """Raise StartupError for what SQLite would take for a part of a new database.
+
+    A WAL or a journal of one that is gone would overwrite its pages
+    (sqlite.org/howtocorrupt.html, section 1.4).
+    """
+    for left in (_beside(path, "-wal"), _beside(path, "-journal")):
+        # Another process may have been quicker, and this is its WAL.
+        if left.exists() and left.stat().st_size and not os.path.lexists(path):
+            raise StartupError(f"{left}: left by a database that is gone: move it away")
 
 
-def _publish(temporary: Path, path: Path) -> None:
-    """Give a complete file its name, if that is still free. FileExistsError."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: the name is reserved first
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-        temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}{suffix}")
 
 
 def _identify(path: Path) -> bool:
@@ -130,20 +122,18 @@ def backup(path: Path, destination: Path) -> None:
             raise StartupError(f"{path}: start the server on it once, to take it over")
     if os.path.lexists(destination):
         raise StartupError(f"{destination}: already there")
-    with (
-        startup_errors(f"{path} to {destination}"),
-        _temporary_file(destination) as temporary,
-    ):
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with (
-            closing(driver.connect(uri, uri=True)) as connection,
-            _stoppable(connection),
-        ):
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("VACUUM INTO ?", (str(temporary.absolute()),))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        _publish(temporary, destination)
+    with startup_errors(f"{path} to {destination}"):
+        remove_abandoned(destination)
+        with temporary_file(destination) as temporary:
+            _write_copy(path, temporary)
+            publish(temporary, destination)
+
+
+def _write_copy(path: Path, temporary: Path) -> None:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(driver.connect(uri, uri=True)) as connection, _stoppable(connection):
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("VACUUM INTO ?", (str(temporary.absolute()),))
 
 
 @contextmanager

@@ -119,7 +119,9 @@ async def test_file_gone(
 ) -> None:
     move_away(sqlite_path)
     if replaced:
-        sqlite_file.create_or_migrate(sqlite_path)
+        other = sqlite_path.with_name("other")
+        sqlite_file.create_or_migrate(other)
+        await asyncio.to_thread(other.replace, sqlite_path)
     for line, body in (("POST /api/v1/customer", JOHN), ("GET /readyz", None)):
         reply = await api(line, body, 503)
         assert "deleted or replaced" in reply.json["detail"]

@@ -209,7 +209,9 @@ async def test_checked_file_is_the_same(
         await api("POST /api/v1/purchase/1", PHONE, 503)
         move_away(sqlite_path)
         if replaced:
-            sqlite_file.create_or_migrate(sqlite_path)
+            other = sqlite_path.with_name("other")
+            sqlite_file.create_or_migrate(other)
+            await asyncio.to_thread(other.replace, sqlite_path)
     await wait_for_error(engine, sqlite_connection.FILE_GONE)
     for line, body in (("POST /api/v1/customer", JOHN), ("GET /readyz", None)):
         await api(line, body, 503)

@@ -39,6 +39,19 @@ def test_without_hard_links(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {file.name for file in copy.parent.iterdir()} >= {"db.sqlite3", "copy"}
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_wal_of_a_database_that_is_gone(sqlite_path: Path, suffix: str) -> None:
+    """SQLite would take its pages for those of the new one."""
+    left = sqlite_path.with_name(f"{sqlite_path.name}{suffix}")
+    left.write_text("frames")
+    with pytest.raises(db.StartupError, match="a database that is gone"):
+        sqlite_file.create_or_migrate(sqlite_path)
+    assert [*sqlite_path.parent.iterdir()] == [left]
+    left.write_text("")
+    sqlite_file.create_or_migrate(sqlite_path)
+    assert sqlite_path.exists()
+
+
 HALF = """
 import os, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -18,7 +18,7 @@ from storage.sqlite_identity import (
     read_identity as read_identity,
 )
 from storage.sqlite_migration import run_scripts
-from storage.temporary_file import publish, remove_abandoned, temporary_file
+from storage.temporary_file import SUFFIXES, publish, remove_abandoned, temporary_file
 
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
@@ -109,24 +109,45 @@ def _migrate(path: Path, legacy: bool) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
 
 
-def backup(path: Path, destination: Path) -> None:
+def backup(path: Path, destination: Path, replace: bool = False) -> None:
     """Write a consistent copy of a database, also of one that is being served.
 
-    The copy is complete or absent, and only its owner may read it. StartupError
-    when the destination exists, or on SIGTERM and SIGINT. VACUUM INTO reads one
-    snapshot (sqlite.org/lang_vacuum.html), and a read-only connection does not
-    checkpoint.
+    The copy is complete or absent, and only its owner may read it; with `replace` it
+    takes the place of another one. StartupError, also on SIGTERM and SIGINT. VACUUM
+    INTO reads one snapshot (sqlite.org/lang_vacuum.html), and a read-only connection
+    does not checkpoint.
     """
     with startup_errors(path), open_unchanged(path) as connection:
         if is_described(path, connection):
             raise StartupError(f"{path}: start the server on it once, to take it over")
-    if os.path.lexists(destination):
-        raise StartupError(f"{destination}: already there")
+    with startup_errors(destination):
+        destination = _find_place(path, destination, replace)
     with startup_errors(f"{path} to {destination}"):
         remove_abandoned(destination)
         with temporary_file(destination) as temporary:
             _write_copy(path, temporary)
-            publish(temporary, destination)
+            publish(temporary, destination, replace)
+
+
+def _find_place(path: Path, destination: Path, replace: bool) -> Path:
+    """Return where a copy may be put. StartupError."""
+    if not destination.parent.is_dir():
+        raise StartupError(f"{destination}: there is no folder {destination.parent}")
+    there = os.path.lexists(destination)
+    if there and not replace:
+        raise StartupError(f"{destination}: already there (--replace replaces it)")
+    place = destination.resolve() if destination.is_symlink() else destination
+    if place.resolve() in [_beside(path.resolve(), suffix) for suffix in SUFFIXES] or (
+        place.exists() and place.samefile(path)
+    ):
+        raise StartupError(f"{destination}: it belongs to the database itself")
+    if there and place.exists() and not place.is_file():
+        raise StartupError(f"{destination}: not a file")
+    for left in (_beside(place, suffix) for suffix in SUFFIXES[1:]):
+        # SQLite would take it for the copy's.
+        if left.exists():
+            raise StartupError(f"{left}: in use, or left by another database")
+    return place
 
 
 def _write_copy(path: Path, temporary: Path) -> None:

@@ -1,17 +1,21 @@
 """The backup command."""
 
 import os
+import shutil
 import signal
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+import db
 import server
 from checks.support.server_process import Server, exchange, request_bytes, serving
 from storage import sqlite_file
-from tests.support import JOHN, PHONE, Main, post, run_sql
+from storage.sqlite_connection import driver
+from tests.support import DESCRIBED, JOHN, PHONE, Main, post, run_sql
 
 
 def test_backup_of_a_served_database(tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_backup_refused(main: Main, sqlite_path: Path, tmp_path: Path) -> None:
     before = (tmp_path / "copy").read_bytes()
     for destination, reason in (
         ("copy", "already there"),
-        ("missing/copy", "No such file"),
+        ("missing/copy", "there is no folder missing"),
         ("db.sqlite3", "already there"),
     ):
         status, out, err = main("backup", destination)
@@ -80,3 +84,80 @@ def test_backup_refused(main: Main, sqlite_path: Path, tmp_path: Path) -> None:
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert "db.sqlite3" in err
     assert not [file for file in tmp_path.iterdir() if "other" in file.name]
+
+
+def count_customers(path: Path) -> int:
+    """Return how many customers a database file has."""
+    with closing(driver.connect(path)) as connection:
+        number: int = connection.execute("SELECT count(*) FROM customer").fetchone()[0]
+        return number
+
+
+def test_backup_that_replaces(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old copy is there until the new one is whole; a link still leads to it."""
+    copy, link = sqlite_path.with_name("copy"), sqlite_path.with_name("link")
+    sqlite_file.create_or_migrate(sqlite_path)
+    sqlite_file.backup(sqlite_path, copy, replace=True)
+    link.symlink_to(copy)
+    run_sql(sqlite_path, "INSERT INTO customer (name, date_created) VALUES ('x', '')")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_file, "_write_copy", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sqlite_file.backup(sqlite_path, copy, replace=True)
+    assert count_customers(copy) == 0
+    sqlite_file.backup(sqlite_path, link, replace=True)
+    assert (count_customers(copy), link.is_symlink()) == (1, True)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert not [file for file in copy.parent.iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("destination", "reason"),
+    [
+        ("db.sqlite3", "belongs to the database"),
+        ("db.sqlite3-wal", "belongs to the database"),
+        ("../db/db.sqlite3-journal", "belongs to the database"),
+        ("hard-link", "belongs to the database"),
+        ("link", "belongs to the database"),
+        ("folder", "not a file"),
+        ("in-use", "in-use-wal: in use"),
+        ("gone", "gone-wal: in use, or left by another database"),
+        ("in-use/copy", "there is no folder"),
+    ],
+)
+def test_backup_that_may_not_replace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destination: str, reason: str
+) -> None:
+    """What belongs to the database, and what SQLite would read with a strange WAL."""
+    folder = tmp_path / "db"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = Path("db.sqlite3")
+    sqlite_file.create_or_migrate(path)
+    Path("hard-link").hardlink_to(path)
+    Path("link").symlink_to(path)
+    Path("folder").mkdir()
+    shutil.copy(path, "in-use")
+    for name in ("in-use-wal", "gone-wal"):
+        Path(name).write_bytes(b"")
+    before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    with pytest.raises(db.StartupError, match=reason):
+        sqlite_file.backup(path, Path(destination), replace=True)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_backup_before_the_database_is_taken_over(sqlite_path: Path) -> None:
+    run_sql(sqlite_path, DESCRIBED)
+    with pytest.raises(db.StartupError, match="start the server on it once"):
+        sqlite_file.backup(sqlite_path, sqlite_path.with_name("copy"))
+
+
+def test_backup_of_a_strange_schema(sqlite_path: Path) -> None:
+    """What is there is worth saving, though no server would start on it."""
+    copy = sqlite_path.with_name("copy")
+    sqlite_file.create_or_migrate(sqlite_path)
+    run_sql(sqlite_path, "CREATE VIEW v AS SELECT 1")
+    sqlite_file.backup(sqlite_path, copy)
+    assert count_customers(copy) == 0

@@ -18,7 +18,13 @@ from storage.sqlite_identity import (
     read_identity as read_identity,
 )
 from storage.sqlite_migration import run_scripts
-from storage.temporary_file import SUFFIXES, publish, remove_abandoned, temporary_file
+from storage.temporary_file import (
+    SUFFIXES,
+    publish,
+    remove_abandoned,
+    sync,
+    temporary_file,
+)
 
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
@@ -34,6 +40,7 @@ def create_or_migrate(path: Path) -> None:
             _migrate(path, legacy=_identify(path))
         else:
             _create(path)
+        _sync_all(path)
 
 
 @contextmanager
@@ -86,6 +93,19 @@ def _identify(path: Path) -> bool:
         if not described:
             check_schema(path, connection)
     return described
+
+
+def _sync_all(path: Path) -> None:
+    """Hand to the disk what others may have left in the cache of the system.
+
+    A copy that was just put in place, or the last commits of a killed server, would
+    otherwise be lost in a power cut, and with them what is acknowledged on top.
+    """
+    whole = path.resolve()
+    folders = whole.parent, path.parent.resolve()
+    for file in {whole, _beside(whole, "-wal"), *folders}:
+        with suppress(FileNotFoundError):
+            sync(file)
 
 
 def _migrate(path: Path, legacy: bool) -> None:

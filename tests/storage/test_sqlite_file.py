@@ -52,6 +52,32 @@ def test_wal_of_a_database_that_is_gone(sqlite_path: Path, suffix: str) -> None:
     assert sqlite_path.exists()
 
 
+def test_what_was_left_in_the_cache(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file put in place, and commits of a killed server, are on disk after a start.
+
+    So are their names, in the folder of the file and in that of a link to it.
+    """
+    folder = sqlite_path.with_name("real")
+    folder.mkdir()
+    sqlite_file.create_or_migrate(folder / "file")
+    sqlite_path.symlink_to(folder / "file")
+    synced = set()
+
+    def sync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        real_sync(descriptor)
+
+    real_sync = os.fsync
+    monkeypatch.setattr(os, "fsync", sync)
+    with closing(driver.connect(sqlite_path)) as other:  # which keeps the WAL
+        other.execute("PRAGMA application_id").fetchone()
+        sqlite_file.create_or_migrate(sqlite_path)
+        files = [folder / "file", folder / "file-wal", folder, sqlite_path.parent]
+        assert synced == {file.stat().st_ino for file in files}
+
+
 HALF = """
 import os, sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)

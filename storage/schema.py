@@ -17,6 +17,8 @@ MIGRATIONS = (
     _script("sqlite_1_tables"),
     _script("sqlite_2_versions_and_keys"),
     _script("sqlite_3_canonical_names"),
+    # Without rowids, each of the two indexes repeated the four columns of the key.
+    _script("sqlite_4_keys_with_rowids"),
 )
 """Script n takes a database from `user_version` n to n + 1."""
 POSTGRES_MIGRATIONS = (_script("postgres_1_tables"),)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import db
 import server
 from storage import schema, sqlite_file
+from storage.batch_queue import run_unit
 from storage.sqlite_connection import driver
 from tests.support import (
     COLUMNS,
@@ -168,6 +170,8 @@ async def test_earlier_version_of_ours(
         INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
         VALUES ('y', 4, 3, '2022-04-09 12:43:17.000000+00:00')""",
     )
+    if version > 2:  # from then on as fold_name makes it
+        run_sql(sqlite_path, "UPDATE customer SET name_folded = 'strasse ren\u00e9'")
     api = await opened()
     for part in ("sse", "REN%C3%89"):
         assert (await api(f"GET /api/v1/customers?name={part}")).data[0]["id"] == 3
@@ -175,3 +179,31 @@ async def test_earlier_version_of_ours(
     tag = (await api("GET /api/v1/customer/3/purchase/8")).headers["ETag"]
     await api("PATCH /api/v1/purchase/8", {"quantity": 5}, If_Match=tag)
     await api("POST /api/v1/purchase/3", PHONE, 201, Idempotency_Key="k")
+
+
+@pytest.mark.parametrize("version", [*range(2, len(schema.MIGRATIONS))])
+def test_keys_of_an_earlier_version(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """What was answered is answered again, and goes with its customer."""
+    key = db.IdempotencyKey("caller", "POST", "/path", "key", "fingerprint")
+
+    def send(number: int) -> db.StoredResponse:
+        with closing(driver.connect(sqlite_path)) as raw:
+            response = db.StoredResponse(201, "/1", '"1"', b"%d" % number, 1)
+            unit = db.run_idempotent(
+                key, lambda _: response, db.add_customer, *("x", "", db.now())
+            )
+            stored = run_unit(raw, unit)
+            raw.commit()
+            return stored
+
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", schema.MIGRATIONS[:version])
+    sqlite_file.create_or_migrate(sqlite_path)
+    first = send(1)
+    monkeypatch.undo()
+    sqlite_file.create_or_migrate(sqlite_path)
+    assert send(2) == first._replace(replayed=True)
+    with closing(driver.connect(sqlite_path)) as raw:
+        run_unit(raw, db.erase_customer(1, None))
+        assert raw.execute("SELECT count(*) FROM idempotency").fetchone() == (0,)

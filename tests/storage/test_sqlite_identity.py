@@ -58,7 +58,7 @@ STRANGE = [
     (rewritten("customer", NAME, f"{NAME} COLLATE NOCASE"), "'customer' is not"),
     (rewritten("customer", NAME, "name TEXTNOT NULL"), "'customer' is not"),
     (rewritten("customer", " AUTOINCREMENT", ""), "'customer' is not"),
-    (rewritten("idempotency", "PRIMARY KEY", "UNIQUE"), "damaged"),
+    (rewritten("idempotency", "PRIMARY KEY", "UNIQUE"), "'idempotency' is not"),
     ("CREATE UNIQUE INDEX i ON customer (name)", "index 'i' is not"),
     ("CREATE INDEX i ON customer (name) WHERE length(name)", "index 'i' is not"),
     ("CREATE INDEX i ON customer (length(name))", "index 'i' is not"),

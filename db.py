@@ -8,9 +8,6 @@ the rows.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import lru_cache
-from time import time_ns
 from typing import Any, NamedTuple
 
 from storage.engine import (
@@ -29,11 +26,11 @@ from storage.engine import (
     single,
     sqlite_path,
 )
-from storage.schema import fold_name
+from storage.schema import fold_name, now as now
 from storage.sqlite_engine import SqliteEngine
 
-Versions = tuple[int, ...] | None
-"""The versions that a caller allows a row to have, None for any."""
+VersionCheck = Callable[[int], None]
+"""Raises an error of the caller's for a version that a row must not have."""
 
 
 class Customer(NamedTuple):
@@ -88,23 +85,12 @@ class StoredResponse(NamedTuple):
     replayed: bool = False
 
 
-def now(seconds_ago: int = 0) -> str:
-    """Return the time in UTC, always with six fractional digits."""
-    second, micro = divmod(time_ns() // 1000, 1_000_000)
-    return f"{_date_and_time(second - seconds_ago)}.{micro:06d}+00:00"
-
-
-@lru_cache(2)
-def _date_and_time(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 class NotFoundError(Exception):
     """There is no such row: what it is and its id."""
 
 
-class PreconditionFailedError(Exception):
-    """The row is not at a version that the caller named."""
+class ErasedError(Exception):
+    """The idempotency key is of a customer who was erased since."""
 
 
 class KeyReusedError(Exception):
@@ -180,32 +166,31 @@ def find_customers(part: str, after: int, limit: int) -> Unit[Page]:
 
 
 def update_customer(
-    customer_id: int, name: str | None, address: str | None, versions: Versions
+    customer_id: int, name: str | None, address: str | None, check: VersionCheck | None
 ) -> Unit[Customer]:
-    """Change what is not None. NotFoundError, PreconditionFailedError."""
-    yield from _check_version(versions, LOCK_CUSTOMER_VERSION, "customer", customer_id)
+    """Change what is not None. NotFoundError, errors of the check."""
+    yield from _check_version(check, LOCK_CUSTOMER_VERSION, "customer", customer_id)
     folded = None if name is None else fold_name(name)
     values = name, folded, address, customer_id
     return Customer(*(yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)))
 
 
-def erase_customer(customer_id: int, versions: Versions) -> Unit[int]:
+def erase_customer(customer_id: int, check: VersionCheck | None) -> Unit[int]:
     """Delete a customer and its purchases, and count these. Errors as for an update."""
-    yield from _check_version(versions, LOCK_CUSTOMER_VERSION, "customer", customer_id)
+    yield from _check_version(check, LOCK_CUSTOMER_VERSION, "customer", customer_id)
     count = yield from delete_all_purchases(customer_id)
-    yield DELETE_CUSTOMER_KEYS, (customer_id,)
+    yield BLANK_CUSTOMER_KEYS, (GONE, customer_id)
     yield DELETE_CUSTOMER, (customer_id,)
     return count
 
 
 def _check_version(
-    versions: Versions, select: Statement, noun: str, number: int
+    check: VersionCheck | None, select: Statement, noun: str, number: int
 ) -> Unit[None]:
-    """Check the version of a row. NotFoundError, PreconditionFailedError."""
-    if versions is not None:
+    """Check the version of a row. NotFoundError, errors of the check."""
+    if check is not None:
         row = yield from _fetch_one(noun, select, number)
-        if row[0] not in versions:
-            raise PreconditionFailedError(noun, number)
+        check(row[0])
 
 
 def _fetch_one(noun: str, statement: Statement, *parameters: Any) -> Unit[Row]:
@@ -310,10 +295,10 @@ def update_purchase(
     purchase_name: str | None,
     quantity: int | None,
     at: str,
-    versions: Versions,
+    check: VersionCheck | None,
 ) -> Unit[Purchase]:
-    """Change what is not None. NotFoundError, PreconditionFailedError."""
-    yield from _check_version(versions, LOCK_PURCHASE_VERSION, "purchase", purchase_id)
+    """Change what is not None. NotFoundError, errors of the check."""
+    yield from _check_version(check, LOCK_PURCHASE_VERSION, "purchase", purchase_id)
     values = purchase_name, quantity, at, purchase_id
     return Purchase(*(yield from _fetch_one("purchase", UPDATE_PURCHASE, *values)))
 
@@ -351,7 +336,11 @@ DELETE_OLD_KEYS = Statement("""
 DELETE FROM idempotency WHERE (caller, method, path, key) IN (
     SELECT caller, method, path, key FROM idempotency WHERE created <= ? LIMIT ?
 ) RETURNING key""")
-DELETE_CUSTOMER_KEYS = Statement("DELETE FROM idempotency WHERE customer_id = ?")
+# The keys stay, so that a retry on its way creates nobody a second time.
+BLANK_CUSTOMER_KEYS = Statement("""
+UPDATE idempotency SET status = ?, fingerprint = '', location = '', etag = '', body = ''
+WHERE customer_id = ?""")
+GONE = 410
 
 KEY_SECONDS = 24 * 3600
 
@@ -364,7 +353,7 @@ def run_idempotent(
 ) -> Unit[StoredResponse]:
     """Run a unit and store its response with it; return that to later ones of the key.
 
-    KeyReusedError, and every error of the query; no error is stored.
+    KeyReusedError, ErasedError, every error of the query; no error is stored.
     """
     scope, at, since = key[:4], now(), now(KEY_SECONDS)
     rows = yield SELECT_RESPONSE, (*scope, since)
@@ -379,6 +368,8 @@ def run_idempotent(
         # Another process was quicker and has committed: its response is there now.
         rows = yield SELECT_RESPONSE, (*scope, since)
     fingerprint, status, location, etag, text, customer_id = rows[0]
+    if status == GONE:
+        raise ErasedError
     if fingerprint != key.fingerprint:
         raise KeyReusedError(key.key)
     body = text.encode()

@@ -1,7 +1,7 @@
 """What each URL means: a short handler for each route, and the table of routes."""
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,7 +9,14 @@ from aiohttp import web
 
 import db
 from api import request_body
-from api.conditional import entity_tag, idempotency_key, not_modified, versions
+from api.conditional import (
+    entity_tag,
+    idempotency_key,
+    not_modified,
+    precondition,
+    untagged,
+    untagged_problem,
+)
 from api.docs_page import ASSET_TYPES, static_response
 from api.listing import PageQuery, RowType, respond
 from api.middleware import METRICS
@@ -30,26 +37,12 @@ from api.schemas import (
     PurchaseListItem,
     PurchaseReply,
     ServerInfo,
+    short_time,
 )
 
 DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
 
 VERSION = "1.0.0"
-NAMES = "JanFebMarAprMayJunJulAugSepOctNovDec"
-MONTHS = {f"{month + 1:02}": NAMES[3 * month : 3 * month + 3] for month in range(12)}
-"""English, whatever the locale says, which strftime would ask."""
-
-
-def short_time(stored: str) -> str:
-    """Return `2022-04-09 12:43:22.237526+00:00` as `Apr 09 2022 12:43:22`."""
-    # A text from a migrated database that is no time comes back as it is.
-    return _short_time(stored[:19]) or stored
-
-
-@lru_cache(100)
-def _short_time(stored: str) -> str:
-    month = MONTHS.get(stored[5:7])
-    return f"{month} {stored[8:10]} {stored[:4]} {stored[11:]}" if month else ""
 
 
 def _customer(row: db.Customer) -> CustomerReply:
@@ -102,7 +95,7 @@ async def read_customer(request: web.Request) -> web.StreamResponse:
     """Return one customer."""
     customer_id = path_id(request, "customer_id")
     row = await request.app[DATABASE].read(db.read_customer, customer_id)
-    if not_modified(request, row.version):
+    if not_modified(request, row.version, "customer"):
         return RawResponse(304, lines=_tag_line(row.version))
     return _customer_response(row)
 
@@ -127,7 +120,7 @@ async def change_customer(request: web.Request) -> web.StreamResponse:
         customer_id,
         value_or_none(changes.name),
         value_or_none(changes.address),
-        versions(request),
+        precondition(request, "customer"),
     )
     return _customer_response(row)
 
@@ -136,7 +129,7 @@ async def erase_customer(request: web.Request) -> web.StreamResponse:
     """Delete a customer and all that refers to it."""
     customer_id = path_id(request, "customer_id")
     count = await request.app[DATABASE].write(
-        db.erase_customer, customer_id, versions(request)
+        db.erase_customer, customer_id, precondition(request, "customer")
     )
     return _deleted(count)
 
@@ -173,9 +166,12 @@ def _added_response(row: db.Purchase) -> db.StoredResponse:
         short_time(row.purchased_on),
     )
     body = ENCODER.encode({"status": "ok", "data": reply})
-    location = f"/api/v1/customer/{row.customer_id}/purchase/{row.id}"
     tag = entity_tag(row.version)
-    return db.StoredResponse(201, location, tag, body, int(row.customer_id))
+    return db.StoredResponse(201, _location(row), tag, body, int(row.customer_id))
+
+
+def _location(row: db.Purchase) -> str:
+    return f"/api/v1/customer/{row.customer_id}/purchase/{row.id}"
 
 
 async def _add(
@@ -186,6 +182,7 @@ async def _add(
     *args: *db.Ts,
 ) -> RawResponse:
     """Add a row, once for each idempotency key, and respond with its location."""
+    await _check_untagged(request)
     write = request.app[DATABASE].write
     key = idempotency_key(request, body)
     if key is None:
@@ -198,6 +195,15 @@ async def _add(
     return RawResponse(stored.status, stored.body, lines)
 
 
+async def _check_untagged(request: web.Request) -> None:
+    """Raise ProblemError 412 by a condition on a list; 404 where there is none."""
+    if problem := untagged_problem(request):
+        if "customer_id" in request.match_info:
+            customer_id = path_id(request, "customer_id")
+            await request.app[DATABASE].read(db.read_customer, customer_id)
+        raise problem
+
+
 async def read_purchase(request: web.Request) -> web.StreamResponse:
     """Return one purchase of one customer."""
     row = await request.app[DATABASE].read(
@@ -205,7 +211,7 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
         path_id(request, "customer_id"),
         path_id(request, "purchase_id"),
     )
-    if not_modified(request, row.version):
+    if not_modified(request, row.version, "purchase"):
         return RawResponse(304, lines=_tag_line(row.version))
     return _purchase_response(row)
 
@@ -235,9 +241,12 @@ async def _update(
         value_or_none(changes.purchase_name),
         value_or_none(changes.quantity),
         db.now(),
-        versions(request),
+        precondition(request, "purchase"),
     )
-    return _purchase_response(row)
+    response = _purchase_response(row)
+    # Whose tag it is: not that of the target (RFC 9110, sections 8.7 and 9.3.4).
+    response.add({"Content-Location": _location(row)})
+    return response
 
 
 DEPRECATED = {"Deprecation": "@1775001600", "Link": '</docs>; rel="deprecation"'}
@@ -256,6 +265,7 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
         response = await _update(request, number, body)
         response.add(DEPRECATED)
         return response
+    await _check_untagged(request)
     write = request.app[DATABASE].write
     if body.delete_all is True:
         return _deleted(await write(db.delete_all_purchases, number))
@@ -307,27 +317,25 @@ def _list_purchases(
 async def welcome(request: web.Request) -> web.StreamResponse:
     """Return the name and the version of this server."""
     info = ServerInfo("customer purchase server", VERSION, True, "/docs")
-    return RawResponse(200, ENCODER.encode(info))
+    return untagged(request, ENCODER.encode(info))
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
     """Return that the process answers."""
-    return RawResponse(200, ENCODER.encode(HealthReply("ok")))
+    return untagged(request, ENCODER.encode(HealthReply("ok")))
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
     """Try the database; 503 names the fault."""
     database = request.app[DATABASE]
     await database.check()
-    return RawResponse(200, ENCODER.encode(HealthReply("ok", database.name)))
+    return untagged(request, ENCODER.encode(HealthReply("ok", database.name)))
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Return the metrics in the text format of Prometheus."""
     text = request.app[METRICS].text()
-    return RawResponse(
-        200, text, content_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+    return untagged(request, text, "text/plain; version=0.0.4; charset=utf-8")
 
 
 async def description(request: web.Request) -> web.StreamResponse:

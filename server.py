@@ -212,7 +212,7 @@ def main() -> None:
     parser = make_parser(handlers.VERSION)
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
-    arguments.pop("replace")
+    replace = arguments.pop("replace")
     if command:  # only a server has something to do on SIGHUP
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     settings = Settings(**arguments)
@@ -225,7 +225,7 @@ def main() -> None:
                 run(settings, parser)
             case ["backup", destination]:
                 path = sqlite_path(settings.database_url)
-                sqlite_file.backup(path, Path(destination))
+                sqlite_file.backup(path, Path(destination), replace)
             case ["token", name]:
                 token, line = new_token(name, "read" if read else "write")
                 sys.stdout.write(f"{token}\n{line}\n")

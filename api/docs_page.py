@@ -63,6 +63,6 @@ def static_response(request: web.Request) -> RawResponse:
         raise not_found()
     lines = f"ETag: {entity_tag(file.version)}\r\n"
     lines += f"Content-Security-Policy: {CONTENT_SECURITY_POLICY}\r\n"
-    if not_modified(request, file.version):
+    if not_modified(request, file.version, "file"):
         return RawResponse(304, lines=lines)
     return RawResponse(200, file.body, lines, file.content_type)

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 import db
-from api.conditional import joined_header
+from api.conditional import joined_header, untagged_problem
 from api.request_body import number
 from api.responses import (
     ENCODER,
@@ -170,6 +170,8 @@ async def respond(
         limit = number(request, "limit", 1, 1000)
         after = number(request, "after", 0, MAX_ID) or 0
     page = await read(query, after, limit or PAGE_ROWS)
+    if problem := untagged_problem(request):
+        raise problem
     lines = VARY
     if page.after is not None:
         if limit is None:

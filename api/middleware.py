@@ -190,8 +190,8 @@ def problem_of(exc: Exception) -> ProblemError | None:
             return exc
         case db.NotFoundError():
             return ProblemError(404, f"There is no such {exc.args[0]}.")
-        case db.PreconditionFailedError():
-            return ProblemError(412, f"The {exc.args[0]} has changed since.")
+        case db.ErasedError():
+            return ProblemError(410, "What this created was erased since.")
         case db.KeyReusedError():
             detail = "The Idempotency-Key came before with another request."
             return invalid_field("", detail)

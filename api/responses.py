@@ -162,7 +162,9 @@ class ProblemError(Exception):
         self.headers = headers or {}
 
     def response(self, request_id: str) -> RawResponse:
-        """Return it as application/problem+json."""
+        """Return it as application/problem+json, or the 304 that is no error."""
+        if self.status == HTTPStatus.NOT_MODIFIED:
+            return RawResponse(304)
         details = ProblemDetails(
             "about:blank",
             PHRASES[self.status],

@@ -1,5 +1,6 @@
 """The structs of request and reply bodies, with the limits of their values."""
 
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -126,3 +127,20 @@ class HealthReply(msgspec.Struct, omit_defaults=True):
 
     status: str
     database: str | None = None
+
+
+NAMES = "JanFebMarAprMayJunJulAugSepOctNovDec"
+MONTHS = {f"{month + 1:02}": NAMES[3 * month : 3 * month + 3] for month in range(12)}
+"""English, whatever the locale says, which strftime would ask."""
+
+
+def short_time(stored: str) -> str:
+    """Return `2022-04-09 12:43:22.237526+00:00` as `Apr 09 2022 12:43:22`."""
+    # A text from a migrated database that is no time comes back as it is.
+    return _short_time(stored[:19]) or stored
+
+
+@lru_cache(100)
+def _short_time(stored: str) -> str:
+    month = MONTHS.get(stored[5:7])
+    return f"{month} {stored[8:10]} {stored[:4]} {stored[11:]}" if month else ""

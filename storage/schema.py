@@ -1,6 +1,9 @@
 """The numbered scripts that create and migrate the tables: storage/migrations."""
 
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from time import time_ns
 from unicodedata import normalize
 
 APPLICATION_ID = 0x43505331  # "CPS1", sqlite.org/pragma.html#pragma_application_id
@@ -43,3 +46,14 @@ def fold_name(text: str) -> str:
     """Return a text as search compares it: caseless, canonical (Unicode D145)."""
     # In NFC and not NFD, or `e` would be found in `é`.
     return normalize("NFC", normalize("NFD", text).casefold())
+
+
+def now(seconds_ago: int = 0) -> str:
+    """Return the time as the tables hold it: UTC, with six fractional digits."""
+    second, micro = divmod(time_ns() // 1000, 1_000_000)
+    return f"{_date_and_time(second - seconds_ago)}.{micro:06d}+00:00"
+
+
+@lru_cache(2)
+def _date_and_time(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S")

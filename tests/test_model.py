@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -77,6 +78,7 @@ class Shop(RuleBasedStateMachine):
     """Holds the API against dictionaries that do the same."""
 
     port: ClassVar[int]
+    runs: ClassVar[Iterator[int]] = count()
     customers = Bundle("customers")
     purchases = Bundle("purchases")
 
@@ -87,6 +89,8 @@ class Shop(RuleBasedStateMachine):
         self.bought: dict[int, dict[str, Any]] = {}
         self.tags: dict[str, str] = {}
         self.first: dict[tuple[str, str], tuple[int, object, str]] = {}
+        self.erased: set[tuple[str, str]] = set()
+        self.run = next(self.runs)
 
     def send(
         self, line: str, status: int = 200, body: object = None, **headers: str | None
@@ -94,6 +98,8 @@ class Shop(RuleBasedStateMachine):
         """Send a request and check its reply."""
         method, _, path = line.partition(" ")
         fields = {k.replace("_", "-"): v for k, v in headers.items() if v is not None}
+        if "Idempotency-Key" in fields:  # those of erased customers stay for a day
+            fields["Idempotency-Key"] += f" of run {self.run}"
         text = None
         if body is not None:
             fields["Content-Type"], text = "application/json", json.dumps(body)
@@ -107,6 +113,9 @@ class Shop(RuleBasedStateMachine):
     def add(self, path: str, body: object, key: str | None, known: bool) -> Any:
         """Post once for each key; return what was added, None for nothing."""
         line = f"POST {path}"
+        if (path, key) in self.erased:
+            self.send(line, 410, body, Idempotency_Key=key)
+            return None
         _, before, text = self.first.get((path, key or ""), (0, None, ""))
         if before is not None and before != body:
             self.send(line, 422, body, Idempotency_Key=key)
@@ -212,6 +221,7 @@ class Shop(RuleBasedStateMachine):
         if reply is not None:
             assert reply.json["deleted_count"] == len(self.drop(number, None))
             del self.people[number]
+            self.erased |= {k for k, v in self.first.items() if v[0] == number}
             self.first = {k: v for k, v in self.first.items() if v[0] != number}
 
     def drop(self, owner: int, numbers: list[int] | None) -> list[int]:

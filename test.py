@@ -264,8 +264,42 @@ NO_TEXTS: list[object] = [
 
 
 NO_QUANTITIES: list[object] = [
-    *(True, "4", " 4 ", None, [], {}, 1.0, 1e0, -1, 0, 2**31, 2**63, 2**64, 10**4000)
+    *(
+        True,
+        "4",
+        " 4 ",
+        None,
+        [],
+        {},
+        4.5,
+        1e-9,
+        0.0,
+        -1.0,
+        2.0**31,
+        -1,
+        0,
+        2**31,
+        2**63,
+        2**64,
+        10**4000,
+    )
 ]
+
+
+@pytest.mark.parametrize("text", ["4", "4.0", "4e0", "40e-1", "4.000", "0.4E+1"])
+async def test_number_without_a_fraction(
+    api: ApiClient, purchase: int, text: str
+) -> None:
+    """It is an integer however it is written, as for JSON Schema."""
+    for method, path in EVERYWHERE:
+        body = f'{{"purchase_name": "x", "quantity": {text}}}'.encode()
+        status = 201 if method == "POST" else 200
+        assert (await api(f"{method} {path}", body, status)).data["quantity"] == 4
+    listed = (await api("GET /api/v1/purchase/1")).text
+    assert '"quantity":4,' in listed
+    ids = f'{{"purchase_ids": [{text}, 1.0, 1]}}'.encode()
+    reply = await api("DELETE /api/v1/purchase/1", ids)
+    assert reply.json["deleted_count"] == 1
 
 
 EVERYWHERE = [

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping
 from time import time
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
@@ -114,6 +115,10 @@ def _check_version(request: web.Request) -> None:
 
 
 def _check_query(request: web.Request, known: frozenset[str]) -> None:
+    try:
+        unquote_to_bytes(request.rel_url.raw_query_string).decode()
+    except UnicodeDecodeError:  # yarl would put U+FFFD in its place
+        raise invalid_field("", "The query is not UTF-8.") from None
     unknown = sorted(request.query.keys() - known)
     if unknown:
         detail = "There is no such parameter."

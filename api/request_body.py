@@ -3,16 +3,20 @@
 import asyncio
 import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from api.responses import FieldError, ProblemError, invalid, invalid_field
+from api.responses import MAX_ERRORS, FieldError, ProblemError, invalid, invalid_field
 from api.routing import PATCH_TYPES
 from api.schemas import (
     MAX_ID,
+    MAX_IDS,
     Body,
     CustomerChanges,
     Deletion,
@@ -20,10 +24,15 @@ from api.schemas import (
     NewCustomer,
     NewPurchase,
     PurchaseChanges,
+    PurchaseIds,
 )
 
 MAX_BODY = 256 * 1024
 BODY_SECONDS = 10.0
+QUICK_BYTES = 2048
+"""The longest body that is decoded in one step: more may be the same field again and
+again, each validated."""
+EXPECTED_ID = f"Expected a whole number, 1 to {MAX_ID}."
 UTF_8_CHARSETS = {"charset=utf-8", 'charset="utf-8"'}
 NUMBER = re.compile("[0-9]{1,19}")
 """A number of a query, with at most as many digits as MAX_ID."""
@@ -35,6 +44,8 @@ DECODERS: dict[type[Body], msgspec.json.Decoder[Any]] = {
     body: msgspec.json.Decoder(body)
     for body in (NewCustomer, CustomerChanges, NewPurchase, PurchaseChanges)
 }
+
+ANYTHING = msgspec.json.Decoder()
 
 V = TypeVar("V")
 
@@ -159,6 +170,8 @@ def number(request: web.Request, name: str, least: int, most: int) -> int | None
 
 def decode(text: bytes, body: type[B]) -> B:
     """Return the struct in a JSON text. ProblemError 400, or 422 with all faults."""
+    if len(text) > QUICK_BYTES:
+        return convert(parse(text), body)
     try:
         decoded: B = DECODERS[body].decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -168,19 +181,29 @@ def decode(text: bytes, body: type[B]) -> B:
 
 def parse(text: bytes) -> dict[str, Any]:
     """Return the fields of a JSON object. ProblemError 400; 422 for another value."""
-    # For a text that the decoder refused, since msgspec stops at the first fault, and
-    # takes a lone surrogate for broken JSON.
     try:
-        value = json.loads(
-            text.decode("utf-8"), parse_int=_integer, parse_constant=_no_constant
-        )
+        value = ANYTHING.decode(text)
+    except msgspec.ValidationError:  # a number too large for it, and for every bound
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = json.loads(text, parse_int=_integer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = _parse_leniently(text)
+    if not isinstance(value, dict):
+        raise invalid_field("", "Expected an object.")
+    return value
+
+
+def _parse_leniently(text: bytes) -> Any:
+    """Return the value of a JSON text, lone surrogates and all. ProblemError 400."""
+    # They are grammatical, and a fault of the value (RFC 8259, section 8.2).
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError:
         raise ProblemError(400, "The body is not UTF-8.") from None
     except (ValueError, RecursionError):
         raise ProblemError(400, "The body is not JSON.") from None
-    if not isinstance(value, dict):
-        raise invalid_field("", "Expected an object.")
-    return value
 
 
 def _integer(digits: str) -> int:
@@ -193,7 +216,7 @@ def _no_constant(name: str) -> None:
 
 
 def convert(fields: dict[str, Any], body: type[B]) -> B:
-    """Return the struct with these fields. ProblemError 422 with all faults."""
+    """Return the struct with these fields. ProblemError 422 with its faults."""
     errors = find_errors(fields, body)
     if errors:
         raise invalid(*errors)
@@ -204,40 +227,65 @@ def convert(fields: dict[str, Any], body: type[B]) -> B:
 
 
 def find_errors(fields: dict[str, Any], body: type[Body]) -> list[FieldError]:
-    """Return the faults of each field for a struct, and the fields that are missing."""
-    errors: list[FieldError] = []
+    """Return the faults of the fields of a struct, one more than a problem names.
+
+    Numbers without a fraction become integers in `fields`, however they were written:
+    `4.0` is an integer of JSON Schema (2020-12, section 6.1.1).
+    """
+    return [*islice(_find_errors(fields, body), MAX_ERRORS + 1)]
+
+
+def _find_errors(fields: dict[str, Any], body: type[Body]) -> Iterator[FieldError]:
     for field in msgspec.structs.fields(body):
-        pointer = f"/{field.name}"
         if field.name in fields:
-            errors += _find_errors(pointer, fields[field.name], field.type)
+            value = fields[field.name] = _whole(fields[field.name])
+            if isinstance(value, list) and field.type is PurchaseIds:
+                yield from _errors_of_ids(f"/{field.name}", value)
+            elif error := _error_of(f"/{field.name}", value, field.type):
+                yield error
         elif field.required:
-            errors.append(FieldError(pointer, "It is missing."))
+            yield FieldError(f"/{field.name}", "It is missing.")
     for name in fields:
         if name not in body.__struct_fields__:
             pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
             pointer = pointer.encode("utf-8", "replace").decode()
-            errors.append(FieldError(pointer, "There is no such field."))
-    return errors
+            yield FieldError(pointer, "There is no such field.")
 
 
-def _find_errors(pointer: str, value: Any, expected: Any) -> list[FieldError]:
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _errors_of_ids(pointer: str, ids: list[Any]) -> Iterator[FieldError]:
+    if len(ids) > MAX_IDS:
+        yield FieldError(pointer, f"Expected at most {MAX_IDS} ids.")
+        return
+    with suppress(msgspec.ValidationError):
+        numbers = msgspec.convert(ids, list[int | float])
+        ids[:] = msgspec.convert(numbers, list[Id], strict=False)
+        return
+    # msgspec stops at the first that is wrong.
+    for index, number in enumerate(ids):
+        if type(number) is float and number.is_integer():
+            number = ids[index] = int(number)
+        if not (type(number) is int and 0 < number <= MAX_ID):
+            yield FieldError(f"{pointer}/{index}", EXPECTED_ID)
+
+
+def _error_of(pointer: str, value: Any, expected: Any) -> FieldError | None:
+    """Return the fault of a value, None where there is none."""
     try:
         if isinstance(value, str):
+            value = value[:1000]  # longer than any may be, and soon looked through
             value.encode()
         msgspec.convert(value, expected)
     except UnicodeEncodeError:  # it cannot be stored: RFC 8259, section 8.2
-        return [FieldError(pointer, "A lone surrogate is not text.")]
+        return FieldError(pointer, "A lone surrogate is not text.")
     except msgspec.ValidationError as exc:
-        message, _, item = str(exc).partition(" - at `$[")
-        if item:  # msgspec stops at the first that is wrong
-            return [
-                error
-                for index, part in enumerate(value)
-                for error in _find_errors(f"{pointer}/{index}", part, Id)
-            ]
+        message = str(exc)
         if " matching regex " in message:
             message = "Expected text that is not only white space"
             if "\0" in value:
                 message = "Expected text without U+0000"
-        return [FieldError(pointer, message.replace("`", "") + ".")]
-    return []
+        return FieldError(pointer, message.replace("`", "") + ".")
+    return None

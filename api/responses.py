@@ -179,15 +179,17 @@ class ProblemError(Exception):
         return response
 
 
-MAX_ERRORS = 1000
-"""How many faults one response names."""
+MAX_ERRORS = 100
+"""How many faults one response names; what is beyond is not looked for."""
 
 
 def invalid(*errors: FieldError) -> ProblemError:
-    """Return a 422 that names every fault, or says that there are more."""
-    detail = "The request is not valid: see errors."
-    if len(errors) > MAX_ERRORS:
-        detail = f"The request is not valid: errors has {MAX_ERRORS} of {len(errors)}."
+    """Return a 422 that names every fault, or the first and that there are more."""
+    number = len(errors)
+    found = "1 fault" if number == 1 else f"{number} faults"
+    if number > MAX_ERRORS:
+        found = f"more than {MAX_ERRORS} faults, of which these are the first"
+    detail = f"The request is not valid, see errors: {found}."
     return ProblemError(422, detail, errors[:MAX_ERRORS])
 
 

@@ -7,6 +7,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 MAX_ID = 2**63 - 1
+MAX_IDS = 10_000
+"""How many purchases one request may name."""
 
 # Spelt out, since engines of regular expressions differ over \s.
 WHITE_SPACE = "\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -18,6 +20,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NOT_BLANK)]
 Address = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
 Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
+PurchaseIds = Annotated[list[Id], Meta(max_length=MAX_IDS)] | UnsetType
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,7 +69,7 @@ class Deletion(Body):
     """Which of a customer's purchases to delete: all, or some by their ids."""
 
     delete_all: bool | UnsetType = UNSET
-    purchase_ids: Annotated[list[Id], Meta(max_length=10_000)] | UnsetType = UNSET
+    purchase_ids: PurchaseIds = UNSET
 
 
 class VersionedReply(msgspec.Struct):

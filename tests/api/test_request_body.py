@@ -1,11 +1,16 @@
 """Bodies and queries: sizes, types, encodings and faults."""
 
 import json
+import timeit
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from api import request_body
+from api.responses import ProblemError
+from api.schemas import Deletion, NewPurchase
 from checks.support.server_process import request_bytes
 from tests.support import (
     JOHN,
@@ -234,3 +239,60 @@ async def test_slow_body(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> Non
     reply = await api.raw(request[:-5], 408)
     assert reply.headers["Connection"] == "close"
     assert await list_names(api) == []
+
+
+def ids(items: list[str]) -> bytes:
+    """Return the body of a deletion with some ids as they are written."""
+    return f'{{"purchase_ids": [{", ".join(items)}]}}'.encode()
+
+
+COSTLY: dict[str, bytes] = {
+    "zeros": ids(["0"] * 10_000),
+    "fractions": ids(["1.0"] * 10_000),
+    "few faults": ids(["1"] * 9_900 + ["0.5"] * 99),
+    "last": ids(["1"] * 9_999 + ["0"]),
+    "too many": ids(["0"] * 100_000),
+    "texts": ids(['"a"'] * 10_000),
+    "unknown": json.dumps({f"k{n}": 1 for n in range(20_000)}).encode(),
+    "mixed": json.dumps({f"k{n}": 1 for n in range(20_000)} | {"quantity": 1}).encode(),
+    "long": json.dumps({"purchase_name": "\u1234" * 40_000}).encode(),
+    "spaces": json.dumps({"purchase_name": " " * 200_000}).encode(),
+    "surrogates": b'{"purchase_name": "' + rb"\ud800" * 40_000 + b'"}',
+    "one field": b"{" + b",".join([b'"purchase_name": "x"'] * 10_000) + b"}",
+    "too large": b'{"a": 1e400, "purchase_ids": [' + b"0," * 100_000 + b"0]}",
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize("body", [NewPurchase, Deletion])
+def test_no_body_costs_much(name: str, body: type[NewPurchase | Deletion]) -> None:
+    """To validate it takes 2.5 times what `json.loads` takes to read it, at most."""
+    text = COSTLY[name]
+
+    def validate() -> None:
+        with suppress(ProblemError):
+            if body is Deletion:
+                request_body.convert(request_body.parse(text), body)
+            else:
+                request_body.decode(text, body)
+
+    for _ in range(5):  # a busy machine may disturb one of the two
+        if quickest(validate) < 2.5 * quickest(lambda: json.loads(text)):
+            return
+    pytest.fail(f"{quickest(validate)} s, {quickest(lambda: json.loads(text))} s")
+
+
+def quickest(call: Callable[[], object]) -> float:
+    """Return how long the quickest of some calls takes."""
+    return min(timeit.repeat(call, number=1, repeat=7))
+
+
+@one_engine
+@pytest.mark.parametrize("text", ["%FF", "a%C3", "%ED%A0%80", "%C0%AF"])
+async def test_query_that_is_not_utf_8(api: ApiClient, text: str) -> None:
+    for line in (f"GET /api/v1/customers?name={text}", f"GET /api/v1/customers?{text}"):
+        reply = await api(line, None, 422)
+        assert reply.json["errors"] == [
+            {"pointer": "", "detail": "The query is not UTF-8."}
+        ]
+    await api("GET /api/v1/customers?name=%C3%A9+a")

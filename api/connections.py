@@ -61,7 +61,7 @@ class ClientProtocol(web.RequestHandler):
 
     __slots__ = (
         *("bad_head", "ended_at", "framing", "head_since", "instead", "pipe"),
-        *("payload", "server", "unparsed", "unread", "unread_since"),
+        *("payload", "server", "unanswered", "unparsed", "unread", "unread_since"),
     )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
@@ -72,6 +72,8 @@ class ClientProtocol(web.RequestHandler):
         """What came while requests or bytes of a body had to wait."""
         self.payload: StreamReader = EMPTY_PAYLOAD
         """The body of the last request."""
+        self.unanswered = 0
+        """How many requests wait for the end of their answers."""
         self.bad_head: bytes | None = None
         """The head of what could not be parsed; nothing is read after that."""
         self.ended_at: float | None = None
@@ -141,6 +143,7 @@ class ClientProtocol(web.RequestHandler):
             self.framing.begin_body(message, body)
             self.payload = body
         self._messages.append((message, body))
+        self.unanswered += 1
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -155,7 +158,7 @@ class ClientProtocol(web.RequestHandler):
     def _cut_body(self, reason: str) -> None:
         """Tell a handler that waits for a body that the rest will not come."""
         # aiohttp takes the rest for another request, and lets the handler wait.
-        if self._current_request is not None or self._messages:  # not yet answered
+        if self.unanswered:
             self.payload.set_exception(web.RequestPayloadError(reason))
         self._close = not self._messages
         self.payload.feed_eof()
@@ -244,6 +247,7 @@ class ClientProtocol(web.RequestHandler):
         """Send a response; an error that aiohttp raised itself as a problem."""
         if type(resp) is not RawResponse and isinstance(resp, web.HTTPException):
             resp = self._respond_to(resp, request)
+        self.unanswered -= 1
         if self.bad_head is not None and not self._messages:
             self._close = True
             return self._finish_last(request, resp, start)

@@ -17,14 +17,8 @@ from contextlib import closing
 from pathlib import Path
 
 from checks.hostile.case import Case
-from checks.hostile.protocol import (
-    FLOOD,
-    FLOOD_CASES,
-    flood,
-    framings,
-    header_fields,
-    targets,
-)
+from checks.hostile.floods import FLOODS
+from checks.hostile.protocol import framings, header_fields, targets
 from checks.hostile.trial import Trial
 from checks.hostile.values import ids_in_bodies, jsons, paths, quantities, texts, types
 from checks.support.server_process import Reply, print_table, serving
@@ -57,10 +51,11 @@ def run(folder: Path, word: str) -> list[str]:
                     if faults:
                         breaches.append(f"{group}: {shown(case, reply)}: {faults}")
                 rows.append((group, tried, tried - wrong, wrong))
-            if word in FLOOD:
-                faults = flood(server)
-                breaches += [f"{FLOOD}: {fault}" for fault in faults]
-                rows.append((FLOOD, FLOOD_CASES, "", len(faults)))
+            for name, (size, flood) in FLOODS.items():
+                if word in name:
+                    faults = flood(server)
+                    breaches += [f"{name}: {fault}" for fault in faults]
+                    rows.append((name, size, "", len(faults)))
         server.stop()
         breaches += [f"at the end: {fault}" for fault in trial.log_faults()]
     print_table(("hostile input", "cases", "right", "wrong"), rows)

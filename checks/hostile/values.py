@@ -24,8 +24,10 @@ NOT_QUANTITIES = (
     "null",
     "[]",
     "{}",
-    "1.0",
-    "1e0",
+    "1.5",
+    "1e-1",
+    "1.0e-9",
+    "0.0",
     "-0",
     "-1",
     "0",
@@ -51,7 +53,7 @@ def quantities() -> Iterator[Case]:
             yield http(method, PURCHASES, body % text, 400)
         if method != "PATCH":
             yield http(method, PURCHASES, f'{{"purchase_name": "{MARK}"}}', 422)
-    for number in (1, 2**31 - 1):
+    for number in (1, 2**31 - 1, "1.0", "1e0", "10e-1", "2147483647.0"):
         yield http("POST", PURCHASES, body % number, 201)
 
 
@@ -336,7 +338,7 @@ NOT_DELETED = (
             "9" * 5000,
             "true",
             '"1"',
-            "1.0",
+            "1.5",
             "null",
             "[]",
             "{}",

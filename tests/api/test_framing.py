@@ -44,6 +44,9 @@ SEQUENCES: dict[str, tuple[bytes, list[int]]] = {
     ),
     "chunks": (CHUNKED + CHUNKS + b"0\r\nA: b\r\n\r\n" + GET, [201, 200]),
     "bad chunk": (POST + CHUNKED + CHUNKS + b"x\r\n" + GET, [201, 400]),
+    "cut body": (GET + HEAD + b"Content-Length: 9\r\n\r\n{}", [200, 400]),
+    "cut chunks": (CHUNKED + CHUNKS, [400]),
+    "cut head": (POST + GET[:-4], [201, 400]),
     "unread": (
         GET + CHUNKED.replace(b"customer", b"nothing") + b"x\r\n" + GET,
         [200, 404],

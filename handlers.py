@@ -17,7 +17,7 @@ from api.conditional import (
     untagged,
     untagged_problem,
 )
-from api.docs_page import ASSET_TYPES, static_response
+from api.docs_page import ASSET_TYPES, description, docs, docs_asset
 from api.listing import PageQuery, RowType, respond
 from api.middleware import METRICS
 from api.request_body import value_or_none
@@ -39,6 +39,7 @@ from api.schemas import (
     ServerInfo,
     short_time,
 )
+from api.shares import SHARES
 
 DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
 
@@ -107,7 +108,7 @@ def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
         rule = "Expected one text of at most 200 characters, without U+0000."
         raise invalid_field("/name", rule)
     query = partial(db.find_customers, texts[0])
-    scan = request.app[DATABASE].scan
+    scan = request.app[SHARES].of(request, request.app[DATABASE].scan)
     return respond(request, CUSTOMER_ROWS, scan, scan, query)
 
 
@@ -308,7 +309,8 @@ def _list_purchases(
     request: web.Request, query: PageQuery
 ) -> Awaitable[web.StreamResponse]:
     engine = request.app[DATABASE]
-    return respond(request, PURCHASE_ROWS, engine.read, engine.scan, query)
+    scan = request.app[SHARES].of(request, engine.scan)
+    return respond(request, PURCHASE_ROWS, engine.read, scan, query)
 
 
 # The server itself
@@ -338,21 +340,6 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     return untagged(request, text, "text/plain; version=0.0.4; charset=utf-8")
 
 
-async def description(request: web.Request) -> web.StreamResponse:
-    """Return the description of the API: OpenAPI 3.1."""
-    return static_response(request)
-
-
-async def docs(request: web.Request) -> web.StreamResponse:
-    """Return the page that shows the description and tries it out."""
-    return static_response(request)
-
-
-async def docs_asset(request: web.Request) -> web.StreamResponse:
-    """Return a file of that page."""
-    return static_response(request)
-
-
 # The table of routes
 
 PAGING = frozenset({"limit", "after"})
@@ -364,6 +351,8 @@ ONE_CUSTOMER = "/api/v1/customer/{customer_id}"
 PURCHASES = "/api/v1/purchase/{customer_id}"
 PURCHASE = "/api/v1/purchase/{purchase_id}"
 ONE_PURCHASE = "/api/v1/customer/{customer_id}/purchase/{purchase_id}"
+
+FILE_TYPES = ("text/csv", "application/jsonl")
 
 PURCHASE_ITEMS = list[PurchaseListItem]
 CUSTOMER_ITEMS = list[CustomerReply]
@@ -384,6 +373,8 @@ ROUTES = (
     Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write"),
     Route("GET", ONE_PURCHASE, read_purchase, None, PurchaseReply, 200, "read"),
     Route("GET", "/api/v1/customers", find_customers, None, CUSTOMER_ITEMS, 200, "read", NAMED),
+    Route("GET", "/api/v1/customers.{format}", find_customers, None, str, 200, "read", NAMED, FILE_TYPES, operation="download_customers"),
+    Route("GET", "/api/v1/purchases.{format}", list_purchases, None, str, 200, "read", OF_ONE, FILE_TYPES, operation="download_purchases"),
     Route("GET", "/", welcome, None, ServerInfo, 200, "public"),
     Route("GET", "/livez", livez, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),
     Route("GET", "/readyz", readyz, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),

@@ -28,6 +28,7 @@ from api.connections import Runner
 from api.cors import Cors
 from api.middleware import CORS, METRICS, handle_expect, instrument
 from api.routing import ROUTE_TABLE, RouteTable
+from api.shares import SHARES, Shares
 from api.targets import HostCheck
 from runtime import limits, workers
 from runtime.access_log import STDERR, AccessLog, LogHandler, format_for
@@ -78,7 +79,7 @@ def init_app(
     metrics = Metrics(handlers.VERSION, access_log)
     app = web.Application()
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
-    app[METRICS], app[CORS] = metrics, cors
+    app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
     app[ROUTE_TABLE].add_to(

@@ -368,8 +368,11 @@ async def test_merge_patch(api: ApiClient, purchase: int) -> None:
 
 
 async def test_csv(api: ApiClient) -> None:
-    names = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", 'a "b", c', "1\n2", "x=1"]
-    guarded = [f"'{name}" for name in names[:6]] + names[6:]
+    names = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx"]
+    names += ["\uff1d1", "\uff0b1", "\uff0d1", "\uff20x"]
+    guarded = [f"'{name}" for name in names]
+    others = ['a "b", c', "1\n2", "x=1", "x;=cmd", " x ", "'=1", "x\t=1", "a|b"]
+    names, guarded = names + others, guarded + others
     for name in names:
         await api("POST /api/v1/customer", {"name": name, "address": name}, 201)
     await api("POST /api/v1/purchase/1", {"purchase_name": "=A1", "quantity": 4}, 201)
@@ -381,7 +384,30 @@ async def test_csv(api: ApiClient) -> None:
     reply = await api("GET /api/v1/customer", Accept=CSV)
     lines = reply.text.split("\r\n")
     assert lines[0] == ",".join(COLUMNS)
-    assert lines[1:] == [Like(rf"1,'=A1,4,{LONG.shape},,1"), ""]
+    assert lines[1:] == [Like(rf"1,\"'=A1\",4,{LONG.shape},,1"), ""]
+    found = (await api("GET /api/v1/customers?name=cmd", Accept=CSV)).text
+    assert ',"x;=cmd","x;=cmd",' in found, "a spreadsheet may separate at ;"
+
+
+@pytest.mark.parametrize("name", ["customers", "purchases"])
+async def test_download(api: ApiClient, four_purchases: list[int], name: str) -> None:
+    """A link of a browser, which accepts neither, gets the list as a file."""
+    path = "customers" if name == "customers" else "customer"
+    for query in ("", "?limit=2", "?after=1"):
+        for suffix, kind in (("csv", CSV), ("jsonl", JSONL)):
+            file = f"{name}.{suffix}"
+            reply = await api(f"GET /api/v1/{file}{query}", Accept="text/html")
+            disposition = reply.headers["Content-Disposition"]
+            assert disposition == f'attachment; filename="{file}"'
+            assert reply.headers["Content-Type"].startswith(kind)
+            listed = await api(f"GET /api/v1/{path}{query}", Accept=kind)
+            bom = "\ufeff" if suffix == "csv" else ""
+            assert reply.text == bom + listed.text
+            link = reply.headers.get("Link", "")
+            assert link == listed.headers.get("Link", "").replace(path, file, 1)
+    await api(f"GET /api/v1/{name}.pdf", None, 404)
+    await api(f"POST /api/v1/{name}.csv", {}, 405)
+    await api(f"GET /api/v1/{name}.csv?limit=0", None, 422)
 
 
 async def test_jsonl(api: ApiClient, purchase: int) -> None:

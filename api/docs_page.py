@@ -66,3 +66,18 @@ def static_response(request: web.Request) -> RawResponse:
     if not_modified(request, file.version, "file"):
         return RawResponse(304, lines=lines)
     return RawResponse(200, file.body, lines, file.content_type)
+
+
+async def description(request: web.Request) -> web.StreamResponse:
+    """Return the description of the API: OpenAPI 3.1."""
+    return static_response(request)
+
+
+async def docs(request: web.Request) -> web.StreamResponse:
+    """Return the page that shows the description and tries it out."""
+    return static_response(request)
+
+
+async def docs_asset(request: web.Request) -> web.StreamResponse:
+    """Return a file of that page."""
+    return static_response(request)

@@ -1,14 +1,15 @@
 """Lists: complete or in pages, as JSON, JSON Lines or CSV."""
 
-import csv
-import io
-from collections.abc import Awaitable, Callable, Sequence
+import re
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 import db
 from api.conditional import joined_header, untagged_problem
@@ -25,8 +26,14 @@ from api.schemas import MAX_ID
 
 PAGE_ROWS = 500
 """How many rows of a list without `limit` one unit of work reads."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""The beginnings of a cell that spreadsheets take for a formula."""
+FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n")
+"""The beginnings of a cell that spreadsheets take for a formula; four full-width."""
+QUOTED = re.compile(r"""[",;|\t\r\n]|\A['=+@\uff1d\uff0b\uff0d\uff20-]|\A\s|\s\Z""")
+"""What a spreadsheet could take for a separator or a formula, or cut off."""
+BOM = b"\xef\xbb\xbf"
+"""Tells Excel that a file is UTF-8."""
+NO_LINGER, RESET = struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)
+"""Values of SO_LINGER: closing sends what is left; closing resets (socket(7))."""
 
 PageQuery = Callable[[int, int], db.Unit[db.Page]]
 """A query of a page: the id that it comes after, and the most rows."""
@@ -49,15 +56,19 @@ class Format(NamedTuple):
     media_type: str
     content_type: str
     before: bytes | None
-    """None for the header of CSV, which depends on the type of the rows."""
+    """None or a BOM for the header of CSV, which depends on the type of the rows."""
     rows: Callable[[RowType, str], bytes]
     between: bytes = b""
     after: bytes = b""
+    lines: str = "Vary: Accept\r\n"
+    """Headers of the response."""
 
     def start(self, row_type: RowType) -> bytes:
         """Return the bytes before the first row."""
         if self.before is None:
             return _csv_lines([row_type.struct.__struct_fields__])
+        if self.before == BOM:
+            return BOM + _csv_lines([row_type.struct.__struct_fields__])
         return self.before
 
 
@@ -71,20 +82,22 @@ def _jsonl_rows(row_type: RowType, json: str) -> bytes:
     return ENCODER.encode_lines(row_type.decode(json))
 
 
-def _csv_lines(lines: list[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)  # RFC 4180: CRLF, quotes doubled
-    return text.getvalue().encode()
+def _csv_lines(lines: Iterable[Iterable[Any]]) -> bytes:
+    return "".join([",".join(map(_csv_cell, line)) + "\r\n" for line in lines]).encode()
 
 
 def _csv_cell(value: object) -> str:
+    """Return a cell that no spreadsheet computes (owasp.org, CSV injection)."""
     text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    if text.startswith(FORMULA_STARTS):
+        text = f"'{text}"
+    if QUOTED.search(text):  # RFC 4180
+        return '"' + text.replace('"', '""') + '"'
+    return text
 
 
 def _csv_rows(row_type: RowType, json: str) -> bytes:
-    rows = map(msgspec.structs.astuple, row_type.decode(json))
-    return _csv_lines([[_csv_cell(value) for value in row] for row in rows])
+    return _csv_lines(map(msgspec.structs.astuple, row_type.decode(json)))
 
 
 JSON_START = b'{"status":"ok","data":['
@@ -93,7 +106,14 @@ FORMATS = (
     Format("application/jsonl", "application/jsonl; charset=utf-8", b"", _jsonl_rows),
     Format("text/csv", "text/csv; charset=utf-8; header=present", None, _csv_rows),
 )
-VARY = "Vary: Accept\r\n"
+
+
+def file_format(name: str) -> Format:
+    """Return the format of a file to download, which ends in `.csv` or `.jsonl`."""
+    lines = f'Content-Disposition: attachment; filename="{name}"\r\n'
+    if name.endswith(".csv"):
+        return FORMATS[2]._replace(before=BOM, lines=lines)
+    return FORMATS[1]._replace(lines=lines)
 
 
 def negotiate(request: web.Request) -> Format:
@@ -139,12 +159,14 @@ async def stream(
     scan: Callable[[int, int], Awaitable[db.Page]],
 ) -> web.StreamResponse:
     """Send a list from its first page on, as fast as the client takes it."""
-    headers = {"Content-Type": form.content_type, "Vary": "Accept"}
-    headers["X-Request-Id"] = request[REQUEST_ID]
+    headers = dict(line.split(": ") for line in form.lines.splitlines())
+    headers |= {"Content-Type": form.content_type, "X-Request-Id": request[REQUEST_ID]}
     response = web.StreamResponse(headers={**FIXED_HEADERS, **headers})
     await response.prepare(request)
     if request.method == "HEAD":
         return response
+    if request.version < HttpVersion11:  # nothing else says that the end is the end
+        _linger(request, RESET)
     await response.write(form.start(row_type) + form.rows(row_type, page.json))
     between = form.between if page.size else b""
     while page.after is not None:
@@ -153,7 +175,16 @@ async def stream(
             await response.write(between + form.rows(row_type, page.json))
             between = form.between
     await response.write_eof(form.after)
+    if request.version < HttpVersion11:
+        _linger(request, NO_LINGER)
     return response
+
+
+def _linger(request: web.Request, value: bytes) -> None:
+    """Set what closing the connection does, whoever closes it and why."""
+    transport = request.transport
+    if transport is not None and (pipe := transport.get_extra_info("socket")):
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
 
 
 async def respond(
@@ -164,7 +195,10 @@ async def respond(
     query: PageQuery,
 ) -> web.StreamResponse:
     """Respond with all rows, or with `limit` of them, in the format asked for."""
-    form = negotiate(request)
+    if "format" in request.match_info:
+        form = file_format(request.path.rpartition("/")[2])
+    else:
+        form = negotiate(request)
     limit, after = None, 0
     if "?" in request.raw_path:
         limit = number(request, "limit", 1, 1000)
@@ -172,7 +206,7 @@ async def respond(
     page = await read(query, after, limit or PAGE_ROWS)
     if problem := untagged_problem(request):
         raise problem
-    lines = VARY
+    lines = form.lines
     if page.after is not None:
         if limit is None:
             return await stream(request, form, row_type, page, partial(scan, query))

@@ -41,6 +41,7 @@ PARAMETERS: Object = {
     "path": {
         "customer_id": (Id, "The id of a customer."),
         "purchase_id": (Id, "The id of a purchase."),
+        "format": (Literal["csv", "jsonl"], "For spreadsheets, or JSON Lines."),
         "asset": (Literal["start.js", *ASSETS], "A file of the page."),
     },
     "query": {
@@ -206,7 +207,7 @@ class _Description:
         )
 
     def operation(self, route: Route) -> Object:
-        name = route.handler.__name__
+        name = route.name
         tags = [f"{row}s" for row in ("purchase", "customer") if row in name]
         summary, _, more = (inspect.getdoc(route.handler) or "").partition("\n\n")
         responses = {str(route.status): self.success(route)}
@@ -264,7 +265,7 @@ class _Description:
         for other in self.routes:
             names = _parameters_of(other.path)
             if names and ids.keys() >= set(names):
-                target = other.handler.__name__
+                target = other.name
                 values = {self.name(other, name): ids[name] for name in names}
                 links[target] = {"operationId": target, "parameters": values}
         return links

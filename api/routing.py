@@ -14,7 +14,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ID_PATTERN = "[1-9][0-9]{0,18}"
 """An id in a path; the largest of them are over MAX_ID."""
+PARAMETER = re.compile(r"{(\w+)}")
 JSON_ONLY = ("application/json",)
+FILE_SUFFIXES = ("csv", "jsonl")
+"""The forms in which a list can be downloaded."""
 
 
 class SecondBody(NamedTuple):
@@ -43,6 +46,13 @@ class Route(NamedTuple):
     """Whether it tells a machine whether the server works, under any name."""
     is_quiet: bool = False
     """Whether the access log leaves out successes, which would fill it."""
+    operation: str = ""
+    """The name in the description, where it is not that of the handler."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the route in the description."""
+        return self.operation or self.handler.__name__
 
 
 def not_found() -> ProblemError:
@@ -78,7 +88,11 @@ class RouteTable:
     ) -> None:
         """Add all routes to a router, each handler wrapped, and those for no match."""
         for route in self.routes:
-            path = route.path.replace("_id}", f"_id:{ID_PATTERN}}}")
+            path = re.sub(
+                r"{(\w+)}",
+                lambda name: f"{{{name[1]}:{_shape_of(name[1])}}}",
+                route.path,
+            )
             if route.method == "GET":  # and HEAD
                 router.add_get(path, wrap(route), expect_handler=expect)
             else:
@@ -117,16 +131,33 @@ class RouteTable:
             method
             for pattern, method in self._methods
             if (found := pattern.fullmatch(path))
-            and all(int(number) <= MAX_ID for number in found.groups())
+            and all(
+                int(text) <= MAX_ID
+                for name, text in found.groupdict().items()
+                if name.endswith("_id")
+            )
         }
         if "GET" in methods:
             methods.add("HEAD")
         return sorted(methods | {"OPTIONS"}) if methods else []
 
 
+def _shape_of(parameter: str) -> str:
+    """Return the regular expression of a parameter of a path."""
+    if parameter.endswith("_id"):
+        return ID_PATTERN
+    return "|".join(FILE_SUFFIXES) if parameter == "format" else "[^/]+"
+
+
+def _with_shape(parameter: re.Match[str]) -> str:
+    return f"{{{parameter[1]}:{_shape_of(parameter[1])}}}"
+
+
 def _pattern(path: str) -> re.Pattern[str]:
-    ids = re.sub(r"\{\w+_id\}", f"({ID_PATTERN})", path)
-    return re.compile(re.sub(r"\{\w+\}", "[^/]+", ids))
+    pieces = PARAMETER.split(path)  # text and names of parameters, in turn
+    pieces[::2] = map(re.escape, pieces[::2])
+    pieces[1::2] = [f"(?P<{name}>{_shape_of(name)})" for name in pieces[1::2]]
+    return re.compile("".join(pieces))
 
 
 ROUTE_TABLE: web.AppKey[RouteTable] = web.AppKey("route_table", RouteTable)

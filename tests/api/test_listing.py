@@ -1,5 +1,6 @@
 """Lists: pages, streams and formats."""
 
+import asyncio
 import csv
 import io
 import json
@@ -127,6 +128,45 @@ async def test_list_breaks_off_visibly(
     assert record.getMessage().startswith("a list broke off")
     monkeypatch.undo()
     assert len(await list_ids(api)) == 9
+
+
+@one_engine
+@pytest.mark.parametrize("cause", ["fault", "stop"])
+@pytest.mark.parametrize("path", ["/api/v1/customer", "/api/v1/purchases.csv"])
+async def test_old_list_breaks_off_visibly(
+    api: ApiClient,
+    engine: Any,
+    customer: int,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: str,
+    path: str,
+) -> None:
+    """HTTP/1.0 has no sign of an end, so the connection is reset in its place."""
+    monkeypatch.setattr(listing, "PAGE_ROWS", 3)
+    await engine.write(add_many, customer, 9)
+    reached = asyncio.Event()
+
+    async def broken(*_: object) -> db.Page:
+        reached.set()
+        if cause == "stop":
+            await asyncio.sleep(60)
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(engine, "scan", broken)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    await asyncio.wait_for(reached.wait(), 10)
+    if cause == "stop":
+        runner: Any = api.client.server.runner
+        await runner.cleanup()
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    monkeypatch.undo()
+    if cause == "fault":
+        whole = await api.raw(f"GET {path} HTTP/1.0\r\n\r\n".encode(), 200)
+        assert whole.headers["Connection"] == "close"
+        assert '"purchase_id":9' in whole.text or "\r\n9," in whole.text
 
 
 @pytest.mark.parametrize("path", ["/api/v1/customer", "/api/v1/customers?name=none"])

@@ -54,9 +54,9 @@ CLEANUP_SECONDS = 9.0
 def try_make_db(url: str = DEFAULTS.database_url) -> None:
     """Look for the database; create it, or migrate it to this version. StartupError."""
     if is_postgres(url):
-        from storage import postgres_engine
+        from storage import postgres_schema
 
-        asyncio.run(postgres_engine.create_or_migrate(url))
+        asyncio.run(postgres_schema.create_or_migrate(url))
     else:
         sqlite_file.create_or_migrate(sqlite_path(url))
 

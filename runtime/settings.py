@@ -88,7 +88,8 @@ def _url(text: str) -> str:
     try:
         text.encode()  # a name that is not UTF-8 comes as lone surrogates
         if is_postgres(text):
-            hosts = urlsplit(text).netloc.rpartition("@")[2].split(",")
+            parts = urlsplit(text)
+            hosts = parts.netloc.rpartition("@")[2].split(",")
             if not all(map(_is_host, hosts)):
                 raise StartupError(
                     "it names a host or a port that is none; "

@@ -131,15 +131,24 @@ def sqlite_path(url: str) -> Path:
     """Return the file that `sqlite:///NAME` names. StartupError."""
     name = url.removeprefix("sqlite:///")
     if name == url or not name or name == ":memory:":
-        shown = without_password(url)
-        raise StartupError(f"{shown} names no database: sqlite:///NAME does")
+        right = "postgresql://USER@HOST/NAME" if "postgres" in url else "sqlite:///NAME"
+        raise StartupError(f"{without_password(url)} names no database: {right} does")
     return Path(name)
 
 
+HOSTS = re.compile(
+    r"(\w+://)(?:.*@)?((?:[\w.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    r"(?:,(?:[\w.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)*)(/[\w.-]*)?(?:\?.*)?",
+    re.DOTALL,
+)
+
+
 def without_password(url: str) -> str:
-    """Return a database URL as a log may show it, without its user and its query."""
-    # Everything before the last @ may belong to a password, and any URL that names no
-    # file may have one.
+    """Return a database URL as a log may show it: scheme, hosts and database alone."""
+    # Whatever is not as it should be may be a part of a password.
     if url.startswith("sqlite:///"):
         return url
-    return re.sub(r"//.*@", "//", url).partition("?")[0]
+    if found := HOSTS.fullmatch(url):
+        return f"{found[1]}{found[2]}{found[3] or ''}"
+    scheme = re.match(r"[a-z][a-z0-9+]{0,20}:", url)
+    return f"{scheme[0] if scheme else ''}…"

@@ -4,28 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from storage.engine import (
     SINGLE_QUERIES,
     UNKNOWN_OUTCOME,
     DiskFullError,
-    StartupError,
     T,
     Ts,
     UnavailableError,
     Unit,
 )
+from storage.postgres_hosts import CONNECT_SECONDS, ERRORS, LOST, asyncpg
 
-try:
-    import asyncpg
-except ImportError as exc:
-    raise StartupError(
-        "PostgreSQL is reached over asyncpg: pip install asyncpg==0.32.0"
-    ) from exc
-
-CONNECT_SECONDS = 2.0
-"""How long one host may take to let a connection in."""
 LOCK_SECONDS = 2.0
 """How long a statement waits for a row that another transaction holds."""
 STATEMENT_SECONDS = 8.0
@@ -34,10 +24,12 @@ UNIT_SECONDS = 10.0
 """How long a unit may take with all its attempts; then its connection is given up."""
 
 DURABLE = """
-SELECT set_config('synchronous_commit', 'on', false)
-WHERE current_setting('synchronous_commit') = 'off';
+SELECT set_config(
+    'synchronous_commit', CASE WHEN found = 'off' THEN 'on' ELSE found END, false)
+FROM current_setting('synchronous_commit') AS found;
 """
-"""A commit is on the disk, or on as many disks as the server was told to wait for."""
+"""A commit is on the disk, or on as many disks as the server was told to wait for. Set
+in every session, for a reload of the server changes only what no session has set."""
 SETTINGS = f"""{DURABLE}
 SET client_min_messages = 'warning';
 SET timezone = 'UTC';
@@ -77,16 +69,15 @@ ERROR_MESSAGES = {
 FULL = {"53100", "2200H"}
 """The disk is full, or the last id was given."""
 READ_ONLY = "25006"
-COLLISIONS = {"40001", "40P01"}
-"""Serialization failure and deadlock: undone, and worth another attempt."""
+COLLISIONS = {"40001", "40P01", "26000"}
+"""Serialization failure, deadlock, a prepared statement that is gone: undone, and worth
+another attempt."""
+STATEMENT_GONE = "26000"
 CUT_OFF = {"08003", "08006", "57P01", "57P02"}
 """The server closed the connection: before a commit was sent, nothing was stored."""
 TOO_MANY_CONNECTIONS = "53300"
 UNRESOLVED = {"08007", "40003"}
 """The server does not know whether the transaction was committed."""
-LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-ERRORS = (*LOST, asyncpg.PostgresError)
-"""Every error of the driver."""
 
 
 class UncertainError(UnavailableError):
@@ -123,6 +114,13 @@ def translate(exc: Exception) -> Exception | None:
     return UnavailableError(reason) if reason else None
 
 
+def is_collision(exc: Exception) -> bool:
+    """Return whether a unit was undone and is worth another attempt."""
+    # "cached plan must not change result type": asyncpg has forgotten the plan.
+    changed = isinstance(exc, asyncpg.InvalidCachedStatementError)
+    return changed or code_of(exc) in COLLISIONS
+
+
 def is_uncertain(exc: BaseException) -> bool:
     """Return whether the statement may have been carried out in spite of an error.
 
@@ -133,47 +131,6 @@ def is_uncertain(exc: BaseException) -> bool:
     return isinstance(exc, (*LOST, asyncio.CancelledError, UncertainError))
 
 
-class HostList:
-    """The servers that a URL names, first the one that accepted a connection last.
-
-    asyncpg takes several hosts too, but has one time limit for all of them: a machine
-    that has vanished would keep it from the next.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        user, at, hosts = parts.netloc.rpartition("@")
-        self.urls = [
-            parts._replace(netloc=f"{user}{at}{host}").geturl()
-            for host in hosts.split(",")
-        ]
-        # A standby accepts connections too, and lags behind; the URL may ask for one.
-        asks = "target_session_attrs=" in parts.query
-        self.session_attrs = None if asks else "read-write"
-        self.generation = 0
-        """Counts the times when all connections were found to be of no more use."""
-
-    async def connect(self) -> Any:
-        """Return a connection to the first host that accepts one. Errors of asyncpg."""
-        error: Exception = OSError()
-        for url in tuple(self.urls):
-            try:
-                connection = await asyncpg.connect(
-                    url,
-                    timeout=CONNECT_SECONDS,
-                    max_cached_statement_lifetime=0,
-                    server_settings={"application_name": "customer-purchase-server"},
-                    target_session_attrs=self.session_attrs,
-                )
-            except ERRORS as exc:
-                error = exc
-            else:
-                self.urls.remove(url)
-                self.urls.insert(0, url)
-                return connection
-        raise error
-
-
 class PostgresConnection:
     """A connection that runs units of work, for a pool."""
 
@@ -182,6 +139,8 @@ class PostgresConnection:
         """The connection of asyncpg."""
         self.generation = generation
         self.writing = writing
+        self.idle_since = 0.0
+        """Since when it is not used, by the loop's clock."""
         self.standby_missed = False
         """Whether a commit no longer waited for its standby."""
         raw.add_log_listener(self._hear)
@@ -244,7 +203,7 @@ class PostgresConnection:
 
     async def recover(self, exc: Exception) -> bool:
         """End the transaction after an error; return whether that worked."""
-        if is_uncertain(exc) or code_of(exc) == READ_ONLY:
+        if is_uncertain(exc) or code_of(exc) in (READ_ONLY, STATEMENT_GONE):
             return False
         try:
             if self.raw.is_in_transaction():

@@ -1,14 +1,13 @@
 """The PostgreSQL engine: pools of a few connections each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from storage.engine import (
     TURN_SECONDS,
     EngineStats,
-    StartupError,
     Statement,
     T,
     Ts,
@@ -16,33 +15,31 @@ from storage.engine import (
     Unit,
     check_wait,
     read_anything,
-    without_password,
 )
 from storage.postgres_connection import (
-    COLLISIONS,
     CUT_OFF,
-    DURABLE,
     ERROR_MESSAGES,
-    ERRORS,
     READ_ONLY,
     TOO_MANY_CONNECTIONS,
     UNIT_SECONDS,
-    HostList,
     PostgresConnection,
     code_of,
-    reason_of,
+    is_collision,
     translate,
 )
-from storage.schema import APPLICATION_ID, POSTGRES_MIGRATIONS
+from storage.postgres_hosts import ERRORS, HostList
 
 WRITERS, READERS, SCANNERS = 8, 4, 2
 """How many connections each pool opens at the most."""
 ATTEMPTS = 5
 """How often a unit is run that collides with others or is cut off."""
 RETRY_SECONDS = 0.01
+RELEASE_SECONDS, RELEASE_TRIES = 0.05, 20
+"""How often, and how many times, to try whether a closed connection made room."""
+IDLE_SECONDS = 60.0
+"""How long a pool keeps more than one connection that it does not use."""
 SIZE_SECONDS = 10.0
 """How old the size that the metrics show may become."""
-MIGRATION_SECONDS = 600.0
 
 
 class ConnectionPool:
@@ -58,8 +55,13 @@ class ConnectionPool:
         self.units = 0
         self.unit_seconds = 0.0
         self._free = asyncio.Semaphore(size)
-        self._returned = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.siblings = [self]
+        """The pools that share the server's limit on connections, this one too."""
+        self.returned = asyncio.Event()
+        """Set whenever one of them has put a connection back."""
 
     @property
     def is_idle(self) -> bool:
@@ -103,7 +105,7 @@ class ConnectionPool:
             try:
                 return await self._run(query, *args)
             except ERRORS as exc:
-                if code_of(exc) not in COLLISIONS | CUT_OFF:
+                if not is_collision(exc) and code_of(exc) not in CUT_OFF:
                     raise
             await asyncio.sleep(RETRY_SECONDS * attempt)
         return await self._run(query, *args)
@@ -129,6 +131,7 @@ class ConnectionPool:
 
     async def _take(self) -> PostgresConnection:
         """Return a connection that nobody uses, or a new one. Errors of asyncpg."""
+        tries = 0
         while True:
             while self.idle:
                 connection = self.idle.pop()
@@ -139,16 +142,43 @@ class ConnectionPool:
             try:
                 return await self._connect()
             except ERRORS as exc:
-                full = code_of(exc) == TOO_MANY_CONNECTIONS
-                if not full or not (self.busy or self.idle):
+                if code_of(exc) != TOO_MANY_CONNECTIONS:
                     raise
-            if not self.idle:
-                self._returned.clear()
-                await self._returned.wait()
+                if await self._close_idle_sibling():
+                    tries = RELEASE_TRIES
+                elif not tries and not any(pool.busy for pool in self.siblings):
+                    raise
+            if tries:  # the server takes a moment until it counts one less
+                tries -= 1
+                await asyncio.sleep(RELEASE_SECONDS)
+            elif not self.idle:
+                self.returned.clear()
+                await self.returned.wait()
+
+    async def _close_idle_sibling(self) -> bool:
+        """Close a connection that another pool does not use; return whether one is."""
+        for pool in self.siblings:
+            if pool.idle:
+                await pool.idle.pop(0).close()
+                return True
+        return False
+
+    def _close_idle(self) -> None:
+        """Close what has been idle for long, but for one connection."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while len(self.idle) > 1:
+            rest = self.idle[0].idle_since + IDLE_SECONDS - loop.time()
+            if rest > 0:
+                self._timer = loop.call_later(rest, self._close_idle)
+                return
+            closing = loop.create_task(self.idle.pop(0).close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _connect(self) -> PostgresConnection:
         generation = self.hosts.generation
-        raw = await self.hosts.connect()
+        raw = await self.hosts.connect(self.writing)
         connection = PostgresConnection(raw, generation, self.writing)
         try:
             await connection.set_up()
@@ -162,9 +192,13 @@ class ConnectionPool:
         # After one connection has found that a host is gone or became a standby, the
         # others need not find it one by one.
         self.busy -= 1
-        self._returned.set()
+        self.returned.set()
         if sound:
+            loop = asyncio.get_running_loop()
+            connection.idle_since = loop.time()
             self.idle.append(connection)
+            if self._timer is None and len(self.idle) > 1:
+                self._timer = loop.call_later(IDLE_SECONDS, self._close_idle)
             return
         connection.raw.terminate()
         if connection.generation == self.hosts.generation:
@@ -172,8 +206,10 @@ class ConnectionPool:
 
     async def close(self) -> None:
         """Finish the units that were accepted, then close the connections."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+        if tasks := self._tasks | self._closing:
+            await asyncio.wait(tasks)
         await asyncio.gather(*(connection.close() for connection in self.idle))
         self.idle.clear()
 
@@ -188,6 +224,9 @@ class PostgresEngine:
         # long lists do not hold up short reads
         self.scanner = ConnectionPool(self.hosts, SCANNERS)
         self.pools = {"write": self.writer, "read": self.reader, "scan": self.scanner}
+        for pool in self.pools.values():
+            pool.siblings = [*self.pools.values()]
+            pool.returned = self.writer.returned
         self.read = self.reader.submit
         self.scan = self.scanner.submit
         self.write = self.writer.submit
@@ -243,64 +282,3 @@ def _begin_to_write() -> Unit[None]:
 def _read_value(statement: Statement) -> Unit[Any]:
     rows = yield statement, ()
     return rows[0][0]
-
-
-LOCK_KEY = APPLICATION_ID
-"""The advisory lock under which one process at a time migrates."""
-SCHEMA_TABLE = "customer_purchase_schema"
-TABLES = ("customer", "purchases", "idempotency")
-SELECT_RELATIONS = """
-SELECT relname FROM pg_class WHERE relnamespace = CAST(current_schema() AS regnamespace)
-"""
-
-
-async def create_or_migrate(url: str) -> None:
-    """Create the tables, or migrate those that are there. StartupError."""
-    async with transaction(url) as connection, asyncio.timeout(MIGRATION_SECONDS):
-        await migrate(connection)
-
-
-@asynccontextmanager
-async def transaction(url: str) -> AsyncIterator[Any]:
-    """Yield a connection whose transaction is committed in the end. StartupError."""
-    try:
-        connection = await HostList(url).connect()
-        try:
-            await connection.execute(f"{DURABLE} SET statement_timeout = 0")
-            async with connection.transaction():
-                yield connection
-        finally:
-            connection.terminate()
-    except (*ERRORS, ValueError, OverflowError, StartupError) as exc:
-        raise _startup_error(url, exc) from exc
-
-
-def _startup_error(url: str, exc: Exception) -> StartupError:
-    """Return an error in one line, without the password of the URL."""
-    line = str(exc).partition("\n")[0]
-    if isinstance(exc, ValueError) and not isinstance(exc, ERRORS) and "@" in url:
-        line = "it cannot be read: what is special in a password is percent-encoded"
-    elif not isinstance(exc, (StartupError, ValueError)):
-        reason = reason_of(exc) or "it is refused"
-        line = f"{reason} ({line})" if line else reason
-    return StartupError(f"{without_password(url)}: {line}")
-
-
-async def migrate(connection: Any) -> None:
-    """Bring a database to the newest version. StartupError for one that is not ours."""
-    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-    encoding = await connection.fetchval("SHOW server_encoding")
-    if encoding != "UTF8":
-        raise StartupError(f"its encoding is {encoding}, not UTF8")
-    names = {row[0] for row in await connection.fetch(SELECT_RELATIONS)}
-    version, newest = 0, len(POSTGRES_MIGRATIONS)
-    if SCHEMA_TABLE in names:
-        version = await connection.fetchval(f"SELECT version FROM {SCHEMA_TABLE}")  # noqa: S608 - a literal
-    elif foreign := names & {*TABLES}:
-        raise StartupError(f"table {min(foreign)} is of another program")
-    if version not in range(newest + 1):
-        raise StartupError("made by a newer version of this server")
-    if version < newest:
-        for script in POSTGRES_MIGRATIONS[version:]:
-            await connection.execute(script)
-        await connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = $1", newest)  # noqa: S608 - a literal

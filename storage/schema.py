@@ -24,7 +24,12 @@ MIGRATIONS = (
     _script("sqlite_4_keys_with_rowids"),
 )
 """Script n takes a database from `user_version` n to n + 1."""
-POSTGRES_MIGRATIONS = (_script("postgres_1_tables"),)
+POSTGRES_MIGRATIONS = (
+    _script("postgres_1_tables"),
+    # Without a key, publications of all tables refuse its updates.
+    _script("postgres_2_version_key"),
+    _script("postgres_3_canonical_names"),
+)
 """Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
 
 # The tables of the described server may lack AUTOINCREMENT and may hold NULLs, and

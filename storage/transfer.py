@@ -8,11 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from storage import postgres_engine
+from storage import postgres_schema
 from storage.engine import Row, StartupError, is_postgres, sqlite_path
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sqlite_connection import driver
 from storage.sqlite_file import read_identity
+from storage.sqlite_identity import check_schema
 
 LOG = logging.getLogger("server")
 
@@ -43,6 +44,8 @@ SELECT id FROM purchases p
 WHERE NOT EXISTS (SELECT FROM customer c WHERE c.id = p.customer_id) LIMIT 1"""
 VALIDATE_CONSTRAINT = """
 ALTER TABLE purchases VALIDATE CONSTRAINT purchases_customer"""
+SELECT_SEQUENCES = """
+SELECT name, seq FROM sqlite_sequence WHERE name IN ('customer', 'purchases')"""
 SET_NEXT_ID = """
 SELECT setval('{0}_id_seq', greatest(last_value, $1), is_called OR $1 > 0)
 FROM {0}_id_seq"""
@@ -68,8 +71,9 @@ async def copy(source_url: str, dest_url: str) -> None:
                     "the source is not up to date: "
                     "start this version of the server on it once"
                 )
-            async with postgres_engine.transaction(dest_url) as destination:
-                await postgres_engine.migrate(destination)
+            check_schema(path, source)
+            async with postgres_schema.transaction(dest_url) as destination:
+                await postgres_schema.migrate(destination)
                 await _copy_all(source, destination)
     except driver.Error as exc:
         raise StartupError(f"{path}: {exc}") from exc
@@ -77,18 +81,18 @@ async def copy(source_url: str, dest_url: str) -> None:
 
 async def _copy_all(source: Any, destination: Any) -> None:
     """Copy all tables and what the next ids will be. StartupError unless empty."""
-    tables = ", ".join(postgres_engine.TABLES)
+    tables = ", ".join(postgres_schema.TABLES)
     await destination.execute(f"LOCK TABLE {tables}")
-    for table in postgres_engine.TABLES:
+    for table in postgres_schema.TABLES:
         if await destination.fetch(f"SELECT FROM {table} LIMIT 1"):
             raise StartupError(f"it is not empty: table {table} has rows")
     await destination.execute(DROP_CONSTRAINT)
-    for table in postgres_engine.TABLES:
+    for table in postgres_schema.TABLES:
         await _copy_table(source, destination, table)
     await destination.execute(ADD_CONSTRAINT)
     if not await destination.fetch(SELECT_ORPHAN):
         await destination.execute(VALIDATE_CONSTRAINT)
-    for table, last in source.execute("SELECT name, seq FROM sqlite_sequence"):
+    for table, last in source.execute(SELECT_SEQUENCES):
         await destination.execute(SET_NEXT_ID.format(table), last)
     await destination.execute(f"ANALYZE {tables}")
 
@@ -102,7 +106,7 @@ async def _copy_table(source: Any, destination: Any, table: str) -> None:
     rows = source.execute(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608
     sums = dict.fromkeys(columns, 0)
     progress = tqdm(rows, table, count, leave=False, disable=None, unit=" rows")
-    records = _records(progress, columns, sums)
+    records = _records(table, progress, columns, sums)
     await destination.copy_records_to_table(table, records=records, columns=[*columns])
     parts = [SUMS[kind].format(name) for name, kind in columns.items()]
     select = f"SELECT count(*), {', '.join(parts)} FROM {table}"  # noqa: S608
@@ -114,7 +118,7 @@ async def _copy_table(source: Any, destination: Any, table: str) -> None:
 
 
 def _records(
-    rows: Iterable[Row], columns: Columns, sums: dict[str, int]
+    table: str, rows: Iterable[Row], columns: Columns, sums: dict[str, int]
 ) -> Iterator[list[Any]]:
     """Yield rows of SQLite as PostgreSQL takes them, and add them up. StartupError."""
     for row in rows:
@@ -123,7 +127,7 @@ def _records(
             try:
                 taken, weight = (None, 0) if value is None else _weigh(kind, value)
             except ValueError as exc:
-                raise StartupError(f"{name} of row {row[0]}: {exc}") from None
+                raise StartupError(f"{table}.{name} of row {row[0]}: {exc}") from None
             record.append(taken)
             sums[name] += weight
         yield record

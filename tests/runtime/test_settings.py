@@ -101,3 +101,32 @@ def test_password_is_kept_secret(main: Main, url: str) -> None:
         assert (out, err.count("\n")) == ("", 1)
         assert "zy" not in err
         assert "xw" not in err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:/shop:SECRET@db/shop",
+        "postgres:shop:SECRET@db/shop",
+        "postgresql+asyncpg://shop:SECRET@db/shop",
+        "postgresql//shop:SECRET@db/shop",
+        "postgresql://shop:SECRET/1@db:x/shop",
+        "postgresql://shop:SECRET#1@db:99999/shop",
+        "postgresql://shop:SECRET?1@[db/shop",
+        "postgresql://shop:SECRET/db",
+        "Postgresql://shop:SECRET@db/shop",
+        "mysql://shop:SECRET@db/shop",
+        "shop:SECRET@db",
+        "sqlite://shop:SECRET@db",
+        "postgresql://db/shop?password=SECRET&pgbouncer=true",
+        "postgresql://shop:SECRET@127.0.0.1:1/shop",
+    ],
+)
+def test_password_is_never_shown(main: Main, url: str) -> None:
+    """Whatever is wrong with the URL."""
+    for arguments in ([], ["--database-url", url], ["copy", "sqlite:///a", url]):
+        for setting in ({"DATABASE_URL": url}, {}):
+            if arguments or setting:
+                status, out, err = main(*arguments, **setting)
+                assert status in (1, 2)
+                assert "SECRET" not in out + err, err

@@ -15,7 +15,8 @@ from tests.support import POSTGRES, Main
 
 def test_asyncpg_missing(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    for name in ("postgres_engine", "postgres_connection"):
+    names = ("engine", "connection", "hosts", "schema")
+    for name in map("postgres_{}".format, names):
         monkeypatch.delitem(sys.modules, f"storage.{name}", raising=False)
         monkeypatch.delattr(f"storage.{name}", raising=False)
     status, out, err = main("--database-url", "postgresql://127.0.0.1:1/shop")
@@ -77,7 +78,7 @@ async def test_connections_that_are_let_in_no_more(
     engine = await importlib.import_module(POSTGRES).PostgresEngine.open(postgresql_url)
     asyncpg = importlib.import_module("asyncpg")
 
-    async def refuse() -> None:
+    async def refuse(writing: bool) -> None:
         raise asyncpg.TooManyConnectionsError("too many clients")
 
     monkeypatch.setattr(engine.hosts, "connect", refuse)

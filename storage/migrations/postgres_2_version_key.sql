@@ -1,0 +1,1 @@
+ALTER TABLE customer_purchase_schema ADD PRIMARY KEY (version);

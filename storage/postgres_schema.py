@@ -1,0 +1,103 @@
+"""The tables of a PostgreSQL database: created and migrated, one process at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from storage.engine import StartupError, without_password
+from storage.postgres_connection import DURABLE, reason_of
+from storage.postgres_hosts import ERRORS, HostList
+from storage.schema import APPLICATION_ID, POSTGRES_MIGRATIONS, fold_name
+
+MIGRATION_SECONDS = 600.0
+LOCK_KEY = APPLICATION_ID
+"""The advisory lock under which one process at a time migrates."""
+SCHEMA_TABLE = "customer_purchase_schema"
+TABLES = ("customer", "purchases", "idempotency")
+# current_schema() as text would have to be quoted to become a regnamespace.
+SELECT_RELATIONS = """
+SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname = current_schema()"""
+SELECT_OTHER_ALPHABETS = """
+SELECT id, name, name_folded FROM customer
+WHERE id > $1 AND octet_length(name) <> char_length(name) ORDER BY id LIMIT 1000"""
+UPDATE_FOLDED = "UPDATE customer SET name_folded = $2 WHERE id = $1"
+SETTINGS = (
+    DURABLE
+    + """
+SET default_transaction_isolation = 'read committed';
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
+"""
+)
+"""A migration takes its time, and sees what another process has just done."""
+FOLDED_ANEW = 3
+"""The version from which on names are folded canonically, by `fold_name`."""
+
+
+async def create_or_migrate(url: str) -> None:
+    """Create the tables, or migrate those that are there. StartupError."""
+    async with transaction(url) as connection, asyncio.timeout(MIGRATION_SECONDS):
+        await migrate(connection)
+
+
+@asynccontextmanager
+async def transaction(url: str) -> AsyncIterator[Any]:
+    """Yield a connection whose transaction is committed in the end. StartupError."""
+    try:
+        connection = await HostList(url).connect()
+        try:
+            await connection.execute(SETTINGS)
+            await connection.execute("BEGIN")
+            yield connection
+            await connection.execute("COMMIT")
+        finally:  # what was not committed is rolled back, and the first error told
+            connection.terminate()
+    except (*ERRORS, ValueError, OverflowError, StartupError) as exc:
+        raise _startup_error(url, exc) from exc
+
+
+def _startup_error(url: str, exc: Exception) -> StartupError:
+    """Return an error in one line, without the password of the URL."""
+    line = str(exc).partition("\n")[0]
+    if isinstance(exc, ValueError) and not isinstance(exc, ERRORS) and "@" in url:
+        line = "it cannot be read: what is special in a password is percent-encoded"
+    elif not isinstance(exc, (StartupError, ValueError)):
+        reason = reason_of(exc) or "it is refused"
+        line = f"{reason} ({line})" if line else reason
+    return StartupError(f"{without_password(url)}: {line}")
+
+
+async def migrate(connection: Any) -> None:
+    """Bring a database to the newest version. StartupError for one that is not ours."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise StartupError(f"its encoding is {encoding}, not UTF8")
+    names = {row[0] for row in await connection.fetch(SELECT_RELATIONS)}
+    version, newest = 0, len(POSTGRES_MIGRATIONS)
+    if SCHEMA_TABLE in names:
+        version = await connection.fetchval(f"SELECT version FROM {SCHEMA_TABLE}")  # noqa: S608 - a literal
+    elif foreign := names & {*TABLES}:
+        raise StartupError(f"table {min(foreign)} is of another program")
+    if version not in range(newest + 1):
+        raise StartupError("made by a newer version of this server")
+    if version < newest:
+        for script in POSTGRES_MIGRATIONS[version:]:
+            await connection.execute(script)
+        if 0 < version < FOLDED_ANEW:
+            await _fold_names(connection)
+        await connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = $1", newest)  # noqa: S608 - a literal
+
+
+async def _fold_names(connection: Any) -> None:
+    """Fold the names again that an older version folded in another way."""
+    last = 0
+    while rows := await connection.fetch(SELECT_OTHER_ALPHABETS, last):
+        folded = [(number, fold_name(name), before) for number, name, before in rows]
+        changed = [(number, now) for number, now, before in folded if now != before]
+        await connection.executemany(UPDATE_FOLDED, changed)
+        last = rows[-1][0]

@@ -21,7 +21,7 @@ from api.docs_page import ASSET_TYPES, description, docs, docs_asset
 from api.listing import PageQuery, RowType, respond
 from api.middleware import METRICS
 from api.request_body import value_or_none
-from api.responses import ENCODER, RawResponse, invalid_field, ok
+from api.responses import ENCODER, ProblemError, RawResponse, invalid_field, ok
 from api.routing import Route, SecondBody, path_id
 from api.schemas import (
     MAX_ID,
@@ -183,7 +183,8 @@ async def _add(
     *args: *db.Ts,
 ) -> RawResponse:
     """Add a row, once for each idempotency key, and respond with its location."""
-    await _check_untagged(request)
+    if problem := untagged_problem(request):
+        raise await _problem_of_list(request, problem)
     write = request.app[DATABASE].write
     key = idempotency_key(request, body)
     if key is None:
@@ -196,13 +197,12 @@ async def _add(
     return RawResponse(stored.status, stored.body, lines)
 
 
-async def _check_untagged(request: web.Request) -> None:
-    """Raise ProblemError 412 by a condition on a list; 404 where there is none."""
-    if problem := untagged_problem(request):
-        if "customer_id" in request.match_info:
-            customer_id = path_id(request, "customer_id")
-            await request.app[DATABASE].read(db.read_customer, customer_id)
-        raise problem
+async def _problem_of_list(request: web.Request, problem: ProblemError) -> ProblemError:
+    """Return a problem with the list of a customer. NotFoundError where none is."""
+    if "customer_id" in request.match_info:
+        customer_id = path_id(request, "customer_id")
+        await request.app[DATABASE].read(db.read_customer, customer_id)
+    return problem
 
 
 async def read_purchase(request: web.Request) -> web.StreamResponse:
@@ -266,7 +266,8 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
         response = await _update(request, number, body)
         response.add(DEPRECATED)
         return response
-    await _check_untagged(request)
+    if problem := untagged_problem(request):
+        raise await _problem_of_list(request, problem)
     write = request.app[DATABASE].write
     if body.delete_all is True:
         return _deleted(await write(db.delete_all_purchases, number))

@@ -104,7 +104,7 @@ class ClientProtocol(web.RequestHandler):
         """Parse the data, and note the time at which an incomplete head began."""
         if self._force_close or self._close or self.bad_head is not None:
             return
-        self._parse(self.unparsed + data)
+        self._parse(self.unparsed + data if self.unparsed else data)
         waiter = self._waiter
         if waiter is None or waiter.done():
             self.head_since = None
@@ -205,6 +205,11 @@ class ClientProtocol(web.RequestHandler):
             self.unread, self.unread_since = size, now
         elif now - self.unread_since > WRITE_SECONDS:
             self.pipe.abort()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading if that was paused: aiohttp calls this after every body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def resume_writing(self) -> None:
         """Note that the client reads, and go on writing."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
@@ -34,30 +35,37 @@ class Shares:
 
         It raises ConnectionResetError when the client has gone, OverloadedError.
         """
+        return partial(self._scan, request, scan)
+
+    async def _scan(
+        self,
+        request: web.Request,
+        scan: RunQuery,
+        query: PageQuery,
+        after: int,
+        limit: int,
+    ) -> db.Page:
         caller = request.get(CALLER) or request.remote or ""
-
-        async def run(query: PageQuery, after: int, limit: int) -> db.Page:
-            self._users[caller] += 1
-            turn = self._turns.setdefault(caller, asyncio.Semaphore(SHARE))
+        self._users[caller] += 1
+        turn = self._turns.setdefault(caller, asyncio.Semaphore(SHARE))
+        try:
+            async with asyncio.timeout(
+                None if request.writer.output_size else TURN_SECONDS
+            ):
+                await turn.acquire()
+        except TimeoutError:
+            text = "too many long reads of this caller are waiting"
+            raise db.OverloadedError(text, 1) from None
+        else:
             try:
-                begun = request.writer.output_size > 0
-                async with asyncio.timeout(None if begun else TURN_SECONDS):
-                    await turn.acquire()
-            except TimeoutError:
-                text = "too many long reads of this caller are waiting"
-                raise db.OverloadedError(text, 1) from None
-            else:
-                try:
-                    _check_client(request)
-                    return await scan(query, after, limit)
-                finally:
-                    turn.release()
+                _check_client(request)
+                return await scan(query, after, limit)
             finally:
-                self._users[caller] -= 1
-                if not self._users[caller]:
-                    del self._users[caller], self._turns[caller]
-
-        return run
+                turn.release()
+        finally:
+            self._users[caller] -= 1
+            if not self._users[caller]:
+                del self._users[caller], self._turns[caller]
 
 
 SHARES: web.AppKey[Shares] = web.AppKey("shares", Shares)

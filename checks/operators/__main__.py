@@ -3,14 +3,16 @@
     python -m checks.operators
 
 Each file of docs/ is parsed by the program that it is for. Then nginx, Caddy and
-HAProxy stand before a real server, as their files say but for ports and folders. A
-program that is not installed is named, and left out.
+HAProxy stand before a real server, as their files say but for ports and folders, and
+the commands for backups and a restore are run. A program that is not installed is
+named, and left out.
 """
 
 import sys
 from collections.abc import Callable
 from functools import partial
 
+from checks.operators.backups import try_backups
 from checks.operators.documents import check_rotation, parse_document
 from checks.operators.proxies import PROXIES, check_proxy
 from checks.operators.tools import DOCS, BreachError, MissingError
@@ -34,6 +36,7 @@ def main() -> int:
         f"docs/{path.name}": partial(parse_document, path)
         for path in sorted(DOCS.iterdir())
     }
+    checks["commands of docs/backups.md"] = try_backups
     checks["logs of containers"] = check_rotation
     for name in PROXIES:
         checks[f"{name} before a server"] = partial(check_proxy, name)

@@ -29,11 +29,16 @@ LOG = logging.getLogger("server")
 AIOSQLITE_VERSION = "0.22.1"
 
 VERSION: tuple[int, int, int] = driver.sqlite_version_info
-WAL_RESET_FIXED = (
-    VERSION >= (3, 51, 3)
-    or (3, 50, 7) <= VERSION < (3, 51)
-    or (3, 44, 6) <= VERSION < (3, 45)
-)
+
+
+def has_wal_reset_fix(version: tuple[int, int, int]) -> bool:
+    """Return whether a version of SQLite has the fix, at best in a later patch."""
+    if version >= (3, 51, 3):
+        return True
+    return (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+WAL_RESET_FIXED = has_wal_reset_fix(VERSION)
 """False where two writing connections can corrupt (sqlite.org/wal.html#walresetbug)."""
 
 BUSY_SECONDS = 2.0

@@ -1,14 +1,18 @@
 """Handlers beyond the documented examples."""
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 import db
+import handlers
 from api import schemas
+from api.auth import Authenticator, read_tokens
 from tests.support import (
     ALL,
     IDS,
@@ -19,7 +23,9 @@ from tests.support import (
     PHONE,
     QUANTITY,
     ApiClient,
+    Opener,
     count,
+    digest,
     list_ids,
     one_engine,
 )
@@ -186,3 +192,57 @@ async def test_delete_with_an_empty_body(
 async def test_largest_id(api: ApiClient) -> None:
     await api(f"GET /api/v1/customer/{MAX_ID}", None, 404)
     await api(f"PATCH /api/v1/purchase/{MAX_ID}", PHONE, 404)
+
+
+async def test_health(api: ApiClient) -> None:
+    """Being alive says nothing of the database; being ready names it."""
+    assert (await api("GET /livez")).text == '{"status":"ok"}'
+    ready = (await api("GET /readyz")).json
+    assert sorted(ready) == ["database", "status"]
+    assert re.match("(SQLite|PostgreSQL) ", ready["database"])
+
+
+async def test_times_are_those_of_the_clock(api: ApiClient, purchase: int) -> None:
+    """To the second, in UTC: of creation, of an update, and in every form."""
+    before = datetime.now(UTC)
+    shown = (await api("POST /api/v1/customer", JOHN, 201)).data["created_on"]
+    added = (await api("POST /api/v1/purchase/1", PHONE, 201)).data
+    changed = (await api("PATCH /api/v1/purchase/1", {"quantity": 2})).data
+    after = datetime.now(UTC)
+    listed = (await api("GET /api/v1/purchase/1")).data[-1]
+    moments = [
+        datetime.fromisoformat(changed["last_updated_on"]),
+        datetime.fromisoformat(listed["purchased_on"]),
+    ]
+    for moment in moments:
+        assert before <= moment <= after
+    for text in (shown, added["purchased_on"]):
+        moment = datetime.strptime(text, "%b %d %Y %H:%M:%S").replace(tzinfo=UTC)
+        assert before.replace(microsecond=0) <= moment <= after
+
+
+async def test_expired_key_of_another(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes alone: the same key of another caller, path or method stays."""
+    file = tmp_path / "tokens"
+    file.write_text(f"ann {digest('a')} write\nbob {digest('b')} write\n")
+    file.chmod(0o600)
+    api = await opened(Authenticator(read_tokens(file)))
+    served: Any = api.client.server
+    engine = served.app[handlers.DATABASE]
+    ann = {"Authorization": "Bearer a", "Idempotency_Key": "k"}
+    bob = {"Authorization": "Bearer b", "Idempotency_Key": "k"}
+    today = db.now
+    monkeypatch.setattr(db, "now", lambda ago=0: today(ago + 25 * 3600))
+    await api("POST /api/v1/customer", JOHN, 201, **ann)
+    monkeypatch.undo()
+    first = await api("POST /api/v1/customer", JOHN, 201, **bob)
+    await api("POST /api/v1/purchase/1", PHONE, 201, **bob)
+    assert await engine.write(db.forget_keys, 1000) == 1
+    again = await api("POST /api/v1/customer", JOHN, 201, **bob)
+    assert again.text == first.text
+    purchase = await api("POST /api/v1/purchase/1", PHONE, 201, **bob)
+    assert purchase.headers["Idempotency-Replayed"] == "true"
+    fresh = await api("POST /api/v1/customer", JOHN, 201, **ann)
+    assert "Idempotency-Replayed" not in fresh.headers

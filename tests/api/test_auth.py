@@ -158,3 +158,11 @@ def test_token_command(main: Main, tmp_path: Path) -> None:
     assert len(set(tokens)) == 2
     assert min(map(len, tokens)) >= 40
     assert [token.caller for token in read_tokens(file)] == ["ann", "bob"]
+
+
+@one_engine
+async def test_token_that_is_no_text(guarded: ApiClient) -> None:
+    request = (
+        b"GET /api/v1/customer HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\r\n"
+    )
+    await guarded.raw(request + b"Connection: close\r\n\r\n", 401)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 import db
+from api import request_body
 from checks.support.server_process import request_bytes
 from runtime import access_log
 from tests.support import JOHN, ApiClient, Like, list_names, one_engine
@@ -81,3 +82,58 @@ async def test_unknown_fault(
     }
     monkeypatch.undo()
     await api("GET /api/v1/customer/1")
+
+
+@one_engine
+@pytest.mark.parametrize(
+    ("version", "length", "first"),
+    [
+        ("1.1", 256 * 1024, b"HTTP/1.1 100 Continue"),
+        ("1.1", 256 * 1024 + 1, b"HTTP/1.1 413 Content Too Large"),
+        ("1.0", 2, b"HTTP/1.1 422 Unprocessable Content"),
+    ],
+)
+async def test_leave_to_send_a_body(
+    api: ApiClient, version: str, length: int, first: bytes
+) -> None:
+    """It is not given for a body that is too large, nor to HTTP/1.0."""
+    head = (
+        f"POST /api/v1/customer HTTP/{version}\r\nHost: a\r\nExpect: 100-continue\r\n"
+    )
+    head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(head.encode())
+    if version == "1.0":
+        writer.write(b"{}")
+    line = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+    assert line.strip() == first
+    writer.close()
+
+
+@one_engine
+async def test_connection_after_a_body_that_is_left(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said to close: nobody reads the rest."""
+    head = "POST /api/v1/customer HTTP/1.1\r\nHost: a\r\n"
+    head += "Content-Type: application/json\r\n"
+    large = f"{head}Content-Length: 300000\r\n\r\n".encode()
+    assert (await api.raw(large, 413)).headers["Connection"] == "close"
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.1)
+    slow = f"{head}Content-Length: 3\r\n\r\n".encode()
+    assert (await api.raw([slow + b"{"], 408)).headers["Connection"] == "close"
+
+
+@one_engine
+@pytest.mark.parametrize("name", ["Accept", "If-Match", "If-None-Match"])
+async def test_header_in_many_lines(api: ApiClient, purchase: int, name: str) -> None:
+    """Together they may hold 8,192 characters."""
+    path = "/api/v1/customer" if name == "Accept" else "/api/v1/customer/1"
+    for number, statuses in ((2, (200, 304, 406, 412)), (3, (400,))):
+        lines = f"{name}: {'x' * 3500}\r\n" * number
+        request = f"GET {path} HTTP/1.1\r\nHost: a\r\n{lines}Connection: close\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(request.encode())
+        status = int((await asyncio.wait_for(reader.read(), 10)).split()[1])
+        assert status in statuses
+        writer.close()

@@ -97,8 +97,9 @@ async def test_clients_that_go_away(api: ApiClient, engine: Any, customer: int) 
 
     for wave in range(6):
         await asyncio.gather(*(leave(number) for number in range(wave, 300, 6)))
-    assert await asyncio.to_thread(wait_until, lambda: engine.writer.is_idle)
     await api("POST /api/v1/purchase/1", PHONE, 201)
+    # units run on whose callers have gone: PostgreSQL's write side by side
+    assert await asyncio.to_thread(wait_until, lambda: engine.writer.is_idle)
     rows = (await api("GET /api/v1/customer")).data
     assert 1 < len(rows) <= 201
     assert all(row | PHONE == row for row in rows)
@@ -215,3 +216,40 @@ async def test_disk_that_hangs(
     monkeypatch.undo()
     await api("POST /api/v1/customer", JOHN, 201)
     assert await list_names(api) == ["John Doe"]
+
+
+@one_engine
+async def test_caller_that_is_gone_and_late(
+    api: ApiClient, engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told to it, and whoever comes after it is served."""
+    monkeypatch.setattr(batch_queue, "TURN_SECONDS", 0.1)
+    with holding_writes(engine):
+        await asyncio.sleep(0.05)
+        gone = [engine.write(db.add_customer, "gone", "", db.now()) for _ in range(3)]
+        for future in gone:
+            future.cancel()
+        await asyncio.sleep(0.2)
+    monkeypatch.undo()
+    async with asyncio.timeout(10):
+        await api("POST /api/v1/customer", JOHN, 201)
+    assert await list_names(api) == ["John Doe"]
+
+
+@one_engine
+async def test_time_behind_a_hanging_disk(
+    api: ApiClient, engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits hears of it while the disk hangs, not when it comes back."""
+    limits = {"WATCH": 0.02, "TURN": 0.2, "BATCH": 5.0, "HANG": 5.0}
+    for name, seconds in limits.items():
+        monkeypatch.setattr(batch_queue, f"{name}_SECONDS", seconds)
+    with holding_writes(engine) as futures:
+        await asyncio.sleep(0.05)
+        waiting = [engine.write(db.add_customer, "x", "", db.now()) for _ in range(3)]
+        done, _ = await asyncio.wait(waiting, timeout=4)
+        assert len(done) == 3
+        assert not futures[0].done()
+        for future in waiting:
+            with pytest.raises(db.UnavailableError, match="too long for its turn"):
+                await future

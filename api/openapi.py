@@ -10,7 +10,6 @@ from msgspec import Meta
 
 from api.conditional import KEY
 from api.docs_page import ASSETS, STATIC
-from api.listing import FORMATS
 from api.responses import ENCODER, PHRASES, PROBLEM, ProblemDetails
 from api.routing import JSON_ONLY, Route
 from api.schemas import MAX_ID, Deletion, Id, NamePart, VersionedReply
@@ -24,6 +23,16 @@ TEMPLATE = (STATIC / "openapi.json").read_bytes()
 those of the description that this server was made from, where a list has no customer_id
 and no customer is changed."""
 
+TEXTS = {
+    name: text.strip()
+    for name, _, text in (
+        section.partition("\n")
+        for section in (STATIC / "operations.md").read_text("utf-8").split("\n# ")
+    )
+}
+"""Descriptions of single operations by the names of their handlers, and of kinds of
+operations. The first section is the title of the file."""
+
 CAUSES: dict[tuple[int, ...], Callable[[Route], bool]] = {
     (400, 422, 500, 503): lambda route: True,
     (401,): lambda route: route.access != "public",
@@ -32,7 +41,9 @@ CAUSES: dict[tuple[int, ...], Callable[[Route], bool]] = {
     (406,): lambda route: _is_list(route),
     (408, 413, 415): lambda route: route.body is not None,
     (409,): lambda route: route.method == "POST",
-    (412,): lambda route: route.method in CHANGING,
+    (410,): lambda route: route.method == "POST",
+    (412,): lambda route: route.access == "write" or _has_tag(route),
+    (421,): lambda route: not route.is_probe,
 }
 """Which routes may answer with which problems."""
 PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
@@ -53,7 +64,6 @@ PARAMETERS: Object = {
         "purchase_id": (list[Id], "In place of a body: delete these."),
     },
     "header": {
-        "X-Request-Id": (str, "An id for the log: 1 to 64 of `A-Z a-z 0-9 . _ -`."),
         "Idempotency-Key": (
             Annotated[str, Meta(pattern=f"^(?:{KEY.pattern})$")],
             "Kept for 24 hours: the same request again has the same answer.",
@@ -92,8 +102,18 @@ def _portable(value: Any) -> Any:
     return value
 
 
+def _merge(schema: Object, added: Object) -> Object:
+    """Return a schema with additions to it and to the schemas in it."""
+    both = {
+        name: _merge(schema[name], added[name])
+        for name in schema.keys() & added.keys()
+        if isinstance(added[name], dict)
+    }
+    return schema | added | both
+
+
 def _envelope(field: str, schema: Object) -> Object:
-    fields = {"status": {"const": "ok"}, field: schema}
+    fields = {"status": {"type": "string", "const": "ok"}, field: schema}
     return {"type": "object", "properties": fields, "required": list(fields)}
 
 
@@ -102,21 +122,17 @@ def _parameters_of(path: str) -> list[str]:
 
 
 def _is_list(route: Route) -> bool:
-    return get_origin(route.reply) is list
+    return get_origin(route.reply) is list and route.media_types == JSON_ONLY
+
+
+def _has_row(route: Route) -> bool:
+    """Return whether a reply is one row."""
+    return route.reply in VersionedReply.__subclasses__()
 
 
 def _has_tag(route: Route) -> bool:
     """Return whether a reply has an entity tag: one row, or a file."""
-    return route.reply in VersionedReply.__subclasses__() or route.is_file
-
-
-def _header_names(route: Route) -> list[str]:
-    names = ["X-Request-Id"]
-    if route.method == "POST":
-        return ["Idempotency-Key", *names]
-    if route.method in CHANGING:
-        return ["If-Match", *names]
-    return ["If-None-Match", *names] if _has_tag(route) else names
+    return _has_row(route) or route.is_file
 
 
 def _response(text: str, headers: list[str]) -> Object:
@@ -130,7 +146,7 @@ def _request_body(route: Route) -> Object:
     if route.second_body is not None:
         second = route.second_body.body
         of_all = {"$ref": f"{REF}DeletionOfAll"}
-        content["schema"] = {"anyOf": [_schema(Deletion), of_all, _schema(second)]}
+        content["schema"] = {"oneOf": [_schema(Deletion), of_all, _schema(second)]}
         content["examples"] = {
             name: {"$ref": f"#/components/examples/{name}"}
             for name in ("delete", "update")
@@ -145,21 +161,26 @@ def _request_body(route: Route) -> Object:
     return {"requestBody": body}
 
 
+def _file_schema(reply: Any) -> Object:
+    """Return the schema of a body that is not JSON: text, or bytes."""
+    # OpenAPI 3.1 wants no schema for bytes, but generators need one, as 3.0 had it.
+    return {"type": "string"} | ({"format": "binary"} if reply is bytes else {})
+
+
 def _content(route: Route) -> Object:
-    schema = _schema(route.reply)
     if route.media_types != JSON_ONLY:
+        schema = _file_schema(route.reply)
         return {media_type: {"schema": schema} for media_type in route.media_types}
+    schema = _schema(route.reply)
     if route.path.startswith("/api/"):
         field = "deleted_count" if route.reply is int else "data"
         schema = _envelope(field, schema)
     if route.second_body is not None:
         second = _envelope("data", _schema(route.second_body.reply))
         schema = {"oneOf": [schema, second]}
-    content: Object = {"application/json": {"schema": schema}}
-    if _is_list(route):
-        texts = [form.media_type for form in FORMATS[1:]]
-        content |= {text: {"schema": _schema(str)} for text in texts}
-    return content
+    # The other types of a list are left to its text: generated clients send no Accept
+    # for what they decode, and openapi-typescript would take `data` for a string.
+    return {"application/json": {"schema": schema}}
 
 
 class _Description:
@@ -171,6 +192,10 @@ class _Description:
         for route in routes:
             shape = re.sub(r"{\w+}", "{}", route.path)
             self.paths_of.setdefault(shape, set()).add(route.path)
+        self.rows = {
+            route.path for route in routes if route.method == "GET" and _has_tag(route)
+        }
+        """The paths of what has an entity tag."""
 
     def build(self, version: str, secured: bool) -> Object:
         description: Object = msgspec.json.decode(TEMPLATE)
@@ -182,7 +207,7 @@ class _Description:
         )
         for name, schema in schemas.items():
             added = components["schemas"].get(name, {})
-            components["schemas"][name] = schema | added
+            components["schemas"][name] = _merge(schema, added)
         problem = {PROBLEM: {"schema": _schema(ProblemDetails)}}
         for status, response in components["responses"].items():
             headers = PROBLEM_HEADERS.get(int(status), [])
@@ -191,8 +216,9 @@ class _Description:
         for route in self.routes:
             operations = description["paths"].setdefault(self.path(route), {})
             operation = operations[route.method.lower()] = self.operation(route)
-            if route.access != "public":
-                operation["security"] = [{"bearer": []}, *([] if secured else [{}])]
+            operation["security"] = [{"bearer": []}, *([] if secured else [{}])]
+            if route.access == "public":
+                operation["security"] = []
         return description
 
     def name(self, route: Route, parameter: str) -> str:
@@ -209,7 +235,7 @@ class _Description:
     def operation(self, route: Route) -> Object:
         name = route.name
         tags = [f"{row}s" for row in ("purchase", "customer") if row in name]
-        summary, _, more = (inspect.getdoc(route.handler) or "").partition("\n\n")
+        summary = (inspect.getdoc(route.handler) or "").partition("\n\n")[0]
         responses = {str(route.status): self.success(route)}
         if _has_tag(route) and route.method == "GET":
             responses["304"] = _response("Not modified.", ["ETag"])
@@ -219,18 +245,44 @@ class _Description:
         operation = {
             "operationId": name,
             "summary": summary.rstrip("."),
-            "description": more,
+            "description": "\n\n".join(self.texts(route)),
             "tags": [*tags, "server"][:1],
             "parameters": self.parameters(route),
             "responses": dict(sorted(responses.items())),
         }
         return operation if route.body is None else operation | _request_body(route)
 
+    def texts(self, route: Route) -> list[str]:
+        """Return the paragraphs that describe an operation."""
+        kinds = {
+            route.handler.__name__: True,
+            "of a list": _is_list(route),
+            "of an addition": route.method == "POST",
+            "of one row": route.method == "GET" and _has_row(route),
+            "of a change": "If-Match" in self.conditions(route),
+            "of a change elsewhere": self.is_elsewhere(route),
+        }
+        return [TEXTS[kind] for kind, holds in kinds.items() if holds and kind in TEXTS]
+
+    def conditions(self, route: Route) -> list[str]:
+        """Return the headers of a request that make it conditional or repeatable."""
+        if route.method == "POST":
+            return ["Idempotency-Key"]
+        if route.method in CHANGING:
+            # A list has no tag that could be sent.
+            return ["If-Match"] if _has_row(route) or route.path in self.rows else []
+        return ["If-None-Match"] if _has_tag(route) else []
+
+    def is_elsewhere(self, route: Route) -> bool:
+        """Return whether the row of a reply has another address than the request."""
+        changes = route.method in CHANGING and _has_row(route)
+        return changes and route.path not in self.rows
+
     def parameters(self, route: Route) -> list[Object]:
         places = {
             "path": _parameters_of(route.path),
             "query": [name for name in PARAMETERS["query"] if name in route.query],
-            "header": _header_names(route),
+            "header": self.conditions(route),
         }
         return [
             {
@@ -246,6 +298,7 @@ class _Description:
 
     def success(self, route: Route) -> Object:
         headers = ["ETag"] if _has_tag(route) else []
+        headers += ["Content-Location"] if self.is_elsewhere(route) else []
         headers += ["Location", "Idempotency-Replayed"] if route.status == 201 else []
         headers += ["Link"] if _is_list(route) else []
         headers += ["Deprecation", "Link"] if route.second_body is not None else []

@@ -1,13 +1,18 @@
 """The description and its page."""
 
+import json
 import re
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urljoin
 
 import openapi_spec_validator
+import pytest
+from openapi_schema_validator import OAS31Validator
 from yarl import URL
 
 import handlers
-from tests.support import ApiClient, one_engine
+from api import openapi
+from tests.support import JOHN, PHONE, ApiClient, one_engine
 
 
 @one_engine
@@ -53,3 +58,118 @@ async def test_docs_page(api: ApiClient) -> None:
         async with api.client.session.get(url, headers={"If-None-Match": tag}) as reply:
             assert reply.status == 304, asset
     await api("GET /docs/nothing.js", None, 404)
+
+
+Operation = dict[str, Any]
+
+
+@pytest.fixture
+async def operations(api: ApiClient) -> dict[str, Operation]:
+    """The described operations, by the names of their handlers."""
+    paths = (await api("GET /openapi.json")).json["paths"]
+    return {
+        operation["operationId"]: operation
+        for methods in paths.values()
+        for operation in methods.values()
+    }
+
+
+def names_of(operation: Operation, place: str) -> set[str]:
+    return {part["name"] for part in operation["parameters"] if part["in"] == place}
+
+
+@one_engine
+async def test_every_operation_is_described(operations: dict[str, Operation]) -> None:
+    for name, operation in operations.items():
+        assert operation["summary"], name
+        assert operation["description"], name
+
+
+def test_texts_have_operations() -> None:
+    """No text is left behind by a handler that has another name now."""
+    names = {route.handler.__name__ for route in handlers.ROUTES}
+    title, *sections = openapi.TEXTS
+    kinds = {name for name in sections if name.startswith("of ")}
+    assert title.startswith("Descriptions")
+    assert kinds | names >= set(sections)
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_security_is_described(secured: bool) -> None:
+    """Public operations say that they need no token; so must no reader guess."""
+    text = openapi.describe(handlers.ROUTES, handlers.VERSION, secured)
+    needed = '[{"bearer": []}]' if secured else '[{"bearer": []}, {}]'
+    operations = {
+        operation["operationId"]: operation["security"]
+        for methods in json.loads(text)["paths"].values()
+        for operation in methods.values()
+    }
+    for route in handlers.ROUTES:
+        expected = "[]" if route.access == "public" else needed
+        assert json.dumps(operations[route.handler.__name__]) == expected, route.path
+
+
+@one_engine
+async def test_bodies_are_described(operations: dict[str, Operation]) -> None:
+    """A list is JSON, so that `data` has one type; a file is no base64."""
+    for name in ("list_purchases", "list_customer_purchases", "find_customers"):
+        content = operations[name]["responses"]["200"]["content"]
+        assert list(content) == ["application/json"]
+        assert "text/csv" in operations[name]["description"]
+    for content in operations["docs_asset"]["responses"]["200"]["content"].values():
+        assert content == {"schema": {"type": "string", "format": "binary"}}
+
+
+@one_engine
+async def test_conditions_are_described(
+    api: ApiClient, operations: dict[str, Operation]
+) -> None:
+    """If-Match stands where a row's tag can hold, and whose tag it is in the reply."""
+    await api("POST /api/v1/customer", JOHN, 201)
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    for name, target, body in (
+        ("change_customer", "PATCH /api/v1/customer/1", {"name": "Jane"}),
+        ("change_purchase", "PATCH /api/v1/purchase/1", {"quantity": 5}),
+        ("replace_purchase", "PUT /api/v1/purchase/1", PHONE),
+    ):
+        assert names_of(operations[name], "header") == {"If-Match"}
+        await api(target, body, 412, **{"If-Match": '"999"'})
+        reply = await api(target, body, **{"If-Match": "*"})
+        described = operations[name]["responses"]["200"]["headers"]
+        for header in ("ETag", "Content-Location"):
+            assert (header in reply.headers) == (header in described), (name, header)
+    assert names_of(operations["delete_purchases"], "header") == set()
+    assert names_of(operations["erase_customer"], "header") == {"If-Match"}
+    assert names_of(operations["create_customer"], "header") == {"Idempotency-Key"}
+
+
+@one_engine
+async def test_deletions_are_told_apart(api: ApiClient) -> None:
+    """Each body of the deletion fits one schema, so that generators make a union."""
+    description = (await api("GET /openapi.json")).json
+    paths, schemas = description["paths"], description["components"]["schemas"]
+    body = paths["/api/v1/purchase/{id}"]["delete"]["requestBody"]["content"]
+    choices = [
+        part["$ref"].rpartition("/")[2]
+        for part in body["application/json"]["schema"]["oneOf"]
+    ]
+    for value, name in (
+        ({"delete_all": False, "purchase_ids": [1]}, "Deletion"),
+        ({"purchase_ids": []}, "Deletion"),
+        ({"delete_all": True, "purchase_ids": [1]}, "DeletionOfAll"),
+        (PHONE, "NewPurchase"),
+    ):
+        fitting = [
+            choice
+            for choice in choices
+            if OAS31Validator(schemas[choice]).is_valid(value)
+        ]
+        assert fitting == [name], value
+
+
+def test_server_is_where_the_description_is() -> None:
+    """Behind a proxy under a path, too: neither page nor generator leaves it."""
+    text = openapi.describe(handlers.ROUTES, handlers.VERSION)
+    (server,) = json.loads(text)["servers"]
+    for base in ("http://127.0.0.1:8080/", "https://example.com/shop/"):
+        assert urljoin(f"{base}openapi.json", server["url"]) == base

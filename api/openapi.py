@@ -161,17 +161,19 @@ def _request_body(route: Route) -> Object:
     return {"requestBody": body}
 
 
-def _file_schema(reply: Any) -> Object:
+def _text_schema(media_type: str) -> Object:
     """Return the schema of a body that is not JSON: text, or bytes."""
     # OpenAPI 3.1 wants no schema for bytes, but generators need one, as 3.0 had it.
-    return {"type": "string"} | ({"format": "binary"} if reply is bytes else {})
+    is_text = not media_type.startswith("image/")
+    return {"type": "string"} | ({} if is_text else {"format": "binary"})
 
 
 def _content(route: Route) -> Object:
     if route.media_types != JSON_ONLY:
-        schema = _file_schema(route.reply)
-        return {media_type: {"schema": schema} for media_type in route.media_types}
+        return {kind: {"schema": _text_schema(kind)} for kind in route.media_types}
     schema = _schema(route.reply)
+    if get_origin(route.reply) is dict:  # or generators make a type without any field
+        schema["additionalProperties"] = True
     if route.path.startswith("/api/"):
         field = "deleted_count" if route.reply is int else "data"
         schema = _envelope(field, schema)

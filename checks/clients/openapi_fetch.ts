@@ -1,0 +1,88 @@
+// Sends the requests of the check with openapi-fetch and the types of openapi-typescript.
+import createClient from "openapi-fetch";
+
+import type { components, paths } from "./generated/schema";
+
+type Problem = components["schemas"]["ProblemDetails"];
+type Purchase = components["schemas"]["PurchaseListItem"];
+interface Reply<T> {
+  data?: T;
+  error?: Problem;
+  response: Response;
+}
+
+const [baseUrl, token] = process.argv.slice(2);
+const headers = { Authorization: `Bearer ${token}` };
+const { DELETE, GET, PATCH, POST, PUT } = createClient<paths>({ baseUrl, headers });
+const seen: Record<string, unknown> = {};
+
+/** Keep a reply under the name of its request; return its body. */
+function keep<T>(name: string, { data, error }: Reply<T>): T | undefined {
+  seen[name] = data ?? error;
+  return data;
+}
+
+async function changeAll() {
+  const customer = { customer_id: 1 };
+  const ten = { purchase_name: "Iphone 10 Pro", quantity: 4 };
+  const twelve = { purchase_name: "Iphone 12", quantity: 4 };
+  const pro = { purchase_name: "Iphone 12 Pro", quantity: 40 };
+  const john = { name: "John Doe", address: "Amsterdam, NL" };
+  const created = keep("create customer", await POST("/api/v1/customer", { body: john }));
+  const params = { path: { id: created!.data.id } };
+  await POST("/api/v1/purchase/{id}", { params, body: ten });
+  for (const again of ["", " again, same Idempotency-Key"]) {
+    const header = { "Idempotency-Key": "one" };
+    const reply = await POST("/api/v1/purchase/{id}", { params: { ...params, header }, body: twelve });
+    keep(`add purchase${again}`, reply);
+  }
+  const all = keep("list purchases", await GET("/api/v1/customer"));
+  const purchases: Purchase[] = all!.data;
+  const two = { path: { id: purchases[1].purchase_id } };
+  const listed = await GET("/api/v1/customer", { params: { query: { ...customer, limit: 1 } } });
+  keep("list the first purchase of a customer", listed);
+  keep("list purchases, at the customer's path", await GET("/api/v1/purchase/{id}", { params }));
+  keep("update purchase, by DELETE", await DELETE("/api/v1/purchase/{id}", { params: two, body: pro }));
+  keep("update purchase, by PATCH", await PATCH("/api/v1/purchase/{id}", { params: two, body: { quantity: 5 } }));
+  keep("update purchase, by PUT", await PUT("/api/v1/purchase/{id}", { params: two, body: pro }));
+  const path = { ...customer, purchase_id: 2 };
+  keep("read purchase", await GET("/api/v1/customer/{customer_id}/purchase/{purchase_id}", { params: { path } }));
+  const read = await GET("/api/v1/customer/{customer_id}", { params: { path: customer } });
+  keep("read customer", read);
+  const header = { "If-Match": read.response.headers.get("ETag")! };
+  for (const tag of ["ETag", "ETag that is old"]) {
+    const change = { params: { path: customer, header }, body: { address: "Delft, NL" } };
+    keep(`change customer with an ${tag}`, await PATCH("/api/v1/customer/{customer_id}", change));
+  }
+  keep("find customers", await GET("/api/v1/customers", { params: { query: { name: "JOHN" } } }));
+}
+
+async function deleteAll() {
+  const params = { path: { id: 1 } };
+  const path = { customer_id: 1, purchase_id: 2 };
+  const query = { purchase_id: [1, 9] };
+  keep("delete purchases 1 and 9", await DELETE("/api/v1/purchase/{id}", { params: { ...params, query } }));
+  const some = { delete_all: false as const, purchase_ids: [2, 3, 6] };
+  keep("delete purchases 2, 3 and 6", await DELETE("/api/v1/purchase/{id}", { params, body: some }));
+  const every = { delete_all: true as const };
+  keep("delete all purchases", await DELETE("/api/v1/purchase/{id}", { params, body: every }));
+  keep("read a purchase that is gone", await GET("/api/v1/customer/{customer_id}/purchase/{purchase_id}", { params: { path } }));
+  keep("erase customer", await DELETE("/api/v1/customer/{customer_id}", { params: { path: { customer_id: 1 } } }));
+}
+
+async function askServer() {
+  keep("welcome", await GET("/"));
+  keep("livez", await GET("/livez"));
+  keep("readyz", await GET("/readyz"));
+  keep("metrics", await GET("/metrics", { parseAs: "text" }));
+  keep("docs", await GET("/docs", { parseAs: "text" }));
+  const description = await GET("/openapi.json");
+  seen["description"] = description.data!["openapi"];
+  const style = { path: { asset: "index.css" as const } };
+  keep("style of the page", await GET("/docs/{asset}", { params: style, parseAs: "text" }));
+}
+
+changeAll()
+  .then(deleteAll)
+  .then(askServer)
+  .then(() => console.log(JSON.stringify(seen)));

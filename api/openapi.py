@@ -125,6 +125,10 @@ def _is_list(route: Route) -> bool:
     return get_origin(route.reply) is list and route.media_types == JSON_ONLY
 
 
+def _is_download(route: Route) -> bool:
+    return "format" in _parameters_of(route.path)
+
+
 def _has_row(route: Route) -> bool:
     """Return whether a reply is one row."""
     return route.reply in VersionedReply.__subclasses__()
@@ -246,7 +250,7 @@ class _Description:
                 responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
         operation = {
             "operationId": name,
-            "summary": summary.rstrip("."),
+            "summary": summary.rstrip(".") + (", as a file" * _is_download(route)),
             "description": "\n\n".join(self.texts(route)),
             "tags": [*tags, "server"][:1],
             "parameters": self.parameters(route),
@@ -257,8 +261,9 @@ class _Description:
     def texts(self, route: Route) -> list[str]:
         """Return the paragraphs that describe an operation."""
         kinds = {
-            route.handler.__name__: True,
+            route.name: True,
             "of a list": _is_list(route),
+            "of a download": _is_download(route),
             "of an addition": route.method == "POST",
             "of one row": route.method == "GET" and _has_row(route),
             "of a change": "If-Match" in self.conditions(route),
@@ -302,7 +307,8 @@ class _Description:
         headers = ["ETag"] if _has_tag(route) else []
         headers += ["Content-Location"] if self.is_elsewhere(route) else []
         headers += ["Location", "Idempotency-Replayed"] if route.status == 201 else []
-        headers += ["Link"] if _is_list(route) else []
+        headers += ["Link"] if _is_list(route) or _is_download(route) else []
+        headers += ["Content-Disposition"] if _is_download(route) else []
         headers += ["Deprecation", "Link"] if route.second_body is not None else []
         response = _response(f"{PHRASES[route.status]}.", headers)
         return response | {"content": _content(route), "links": self.links(route)}

@@ -53,6 +53,10 @@ EXPECTED: dict[str, object] = {
         412, "Precondition Failed", "The customer has changed since."
     ),
     "find customers": _ok([_customer("Delft, NL")]),
+    "download customers as CSV": re.compile(
+        '\ufeff?id,name,address,created_on\\r\\n1,John Doe,"Delft, NL",.+\\r\\n'
+    ),
+    "download purchases as JSON Lines": re.compile(r'\{"purchase_id":1,.+\}\n'),
     "delete purchases 1 and 9": _deleted(1),
     "delete purchases 2, 3 and 6": _deleted(1),
     "delete all purchases": _deleted(0),

@@ -55,6 +55,12 @@ async function changeAll() {
     keep(`change customer with an ${tag}`, await PATCH("/api/v1/customer/{customer_id}", change));
   }
   keep("find customers", await GET("/api/v1/customers", { params: { query: { name: "JOHN" } } }));
+  const csv = { path: { format: "csv" as const } };
+  const jsonl = { path: { format: "jsonl" as const }, query: { limit: 1 } };
+  const names = await GET("/api/v1/customers.{format}", { params: csv, parseAs: "text" });
+  const rows = await GET("/api/v1/purchases.{format}", { params: jsonl, parseAs: "text" });
+  keep("download customers as CSV", names);
+  keep("download purchases as JSON Lines", rows);
 }
 
 async function deleteAll() {

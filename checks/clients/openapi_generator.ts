@@ -59,6 +59,10 @@ async function changeAll() {
     await keep(`change customer with an ${tag}`, changed);
   }
   await keep("find customers", customers.findCustomers({ name: "JOHN" }));
+  const csv = customers.downloadCustomers({ format: "csv" });
+  await keep("download customers as CSV", csv);
+  const jsonl = purchases.downloadPurchases({ format: "jsonl", limit: 1 });
+  await keep("download purchases as JSON Lines", jsonl);
 }
 
 async function deleteAll() {

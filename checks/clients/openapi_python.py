@@ -11,6 +11,7 @@ from generated import AuthenticatedClient, models
 from generated.api.customers import (
     change_customer,
     create_customer,
+    download_customers,
     erase_customer,
     find_customers,
     read_customer,
@@ -19,6 +20,7 @@ from generated.api.purchases import (
     add_purchase,
     change_purchase,
     delete_purchases,
+    download_purchases,
     list_customer_purchases,
     list_purchases,
     read_purchase,
@@ -87,6 +89,11 @@ def change_customers(client: AuthenticatedClient) -> None:
         changed = change_customer.sync(1, client=client, body=delft, if_match=given)
         keep(f"change customer with an {tag}", changed)
     keep("find customers", find_customers.sync(client=client, name="JOHN"))
+    csv = models.DownloadCustomersFormat.CSV
+    keep("download customers as CSV", download_customers.sync(csv, client=client))
+    jsonl = models.DownloadPurchasesFormat.JSONL
+    rows = download_purchases.sync(jsonl, client=client, limit=1)
+    keep("download purchases as JSON Lines", rows)
 
 
 def delete_all(client: AuthenticatedClient) -> None:

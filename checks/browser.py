@@ -132,6 +132,7 @@ def field_of(operation: Locator, parameter: str) -> Locator:
 def delete_by_clicking(page: Page) -> list[tuple[str, object]]:
     """Delete purchase 2 by its id, all by the query, then by a query and a body."""
     operation = page.locator(DELETE)
+    operation.locator(".opblock-summary-control").click()
     field_of(operation, "id").fill("1")
     operation.locator(".json-schema-form-item-add").click()
     field_of(operation, "purchase_id").fill("2")
@@ -167,9 +168,8 @@ def try_all(visit: Visit) -> tuple[list[Row], bytes]:
     status, created = execute(page, unfold(page.locator(CREATE)))
     row = call(server, "GET", "/api/v1/customer/1").json()
     picture = take_screenshot(page)
-    others = page.locator(f".opblock:not({CREATE})")
-    for index in range(others.count()):
-        unfold(others.nth(index))
+    for operation in page.locator(f".opblock:not({CREATE})").all():
+        unfold(operation).locator(".opblock-summary-control").click()
     phone = {"purchase_name": "Iphone 12", "quantity": 4}
     for _ in range(3):
         call(server, "POST", "/api/v1/purchase/1", phone)

@@ -85,13 +85,12 @@ async def test_every_operation_is_described(operations: dict[str, Operation]) ->
         assert operation["description"], name
 
 
-def test_texts_have_operations() -> None:
-    """No text is left behind by a handler that has another name now."""
-    names = {route.name for route in handlers.ROUTES}
-    title, *sections = openapi.TEXTS
-    kinds = {name for name in sections if name.startswith("of ")}
-    assert title.startswith("Descriptions")
-    assert kinds | names >= set(sections)
+@one_engine
+async def test_every_text_is_used(operations: dict[str, Operation]) -> None:
+    """None is left behind by a handler that has another name now."""
+    shown = [operation["description"] for operation in operations.values()]
+    for name, text in list(openapi.TEXTS.items())[1:]:  # the first is the title
+        assert any(text in description for description in shown), name
 
 
 @pytest.mark.parametrize("secured", [True, False])

@@ -26,7 +26,7 @@ from api import docs_page, openapi
 from api.auth import Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
-from api.middleware import CORS, METRICS, handle_expect, instrument
+from api.middleware import CORS, METRICS, Frame, handle_expect, instrument
 from api.routing import ROUTE_TABLE, RouteTable
 from api.shares import SHARES, Shares
 from api.targets import HostCheck
@@ -79,13 +79,12 @@ def init_app(
     metrics = Metrics(handlers.VERSION, access_log)
     app = web.Application()
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
+    frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
     app[ROUTE_TABLE].add_to(
-        app.router,
-        lambda route: instrument(route, authenticator, hosts, cors, metrics),
-        handle_expect,
+        app.router, lambda route: instrument(route, frame), handle_expect
     )
 
     async def database(app: web.Application) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping
 from time import time
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -37,18 +38,22 @@ CLIENT_GONE = 499
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def instrument(
-    route: Route,
-    authenticator: Authenticator,
-    hosts: HostCheck,
-    cors: Cors,
-    metrics: Metrics,
-) -> Handler:
+class Frame(NamedTuple):
+    """What every request of an application passes through."""
+
+    authenticator: Authenticator
+    hosts: HostCheck
+    cors: Cors
+    metrics: Metrics
+
+
+def instrument(route: Route, frame: Frame) -> Handler:
     """Return the handler of a route with all that every request needs around it.
 
     A middleware of aiohttp's would cost each request two more coroutines.
     """
     handler, access, path = route.handler, route.access, route.path
+    authenticator, hosts, cors, metrics = frame
     ids, record = metrics.request_ids, metrics.record_request
     shows_targets = metrics.access_log.shows_targets
     check_host = HostCheck(any_host=True).check if route.is_probe else hosts.check
@@ -72,11 +77,10 @@ def instrument(
             response = error_response(exc, request, request_id)
             status = response.status
         finally:
-            ended = time()
             metrics.in_flight -= 1
-            method, took = request.method, ended - began
-            target = request.raw_path if shows_targets else ""
-            record((ended, request_id, method, path, status, took, caller, target))
+            ended, method = time(), request.method
+            more = ended - began, caller, request.raw_path if shows_targets else ""
+            record((ended, request_id, method, path, status, *more))
         if isinstance(response, RawResponse):
             response.request_id = request_id
             if cors.origins:

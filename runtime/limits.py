@@ -11,11 +11,9 @@ MEMORY_SHARE = 4
 """Connections take at most one part in so many of the memory."""
 CONNECTION_BYTES = 64 * 1024
 """What a connection takes while its client sends a head and never ends it."""
-CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""Where the limit of a container stands (docs.kernel.org: cgroup-v2, cgroup-v1)."""
+V1_LIMIT = "memory/memory.limit_in_bytes"
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where the limits of containers and services stand (docs.kernel.org: cgroup-v2)."""
 
 
 def raise_file_limit() -> int:
@@ -30,7 +28,13 @@ def raise_file_limit() -> int:
 def memory_bytes() -> int:
     """Return the memory that this process may use."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in CGROUP_LIMITS:
+    group = Path()
+    with suppress(OSError):  # no Linux
+        line = Path("/proc/self/cgroup").read_text().splitlines()[-1]
+        group = Path(line.rpartition(":")[2].lstrip("/"))
+    folders = [CGROUPS / group, *(CGROUPS / group).parents]
+    files = [folder / "memory.max" for folder in folders if CGROUPS in folder.parents]
+    for file in (*files, CGROUPS / "memory.max", CGROUPS / V1_LIMIT):
         with suppress(OSError, ValueError):  # not there, or "max"
             limits.append(int(file.read_text()))
     return min(limits)

@@ -225,3 +225,24 @@ async def test_search_without_a_match(
         await api("POST /api/v1/customer", JOHN, 201)
     reply = await api("GET /api/v1/customers?name=nobody", Accept=accept)
     assert reply.text == text
+
+
+@pytest.mark.parametrize("name", ["customers", "purchases"])
+async def test_download(api: ApiClient, four_purchases: list[int], name: str) -> None:
+    """A link of a browser, which accepts neither, gets the list as a file."""
+    path = "customers" if name == "customers" else "customer"
+    for query in ("", "?limit=2", "?after=1"):
+        for suffix, kind in (("csv", CSV), ("jsonl", JSONL)):
+            file = f"{name}.{suffix}"
+            reply = await api(f"GET /api/v1/{file}{query}", Accept="text/html")
+            disposition = reply.headers["Content-Disposition"]
+            assert disposition == f'attachment; filename="{file}"'
+            assert reply.headers["Content-Type"].startswith(kind)
+            listed = await api(f"GET /api/v1/{path}{query}", Accept=kind)
+            bom = "\ufeff" if suffix == "csv" else ""
+            assert reply.text == bom + listed.text
+            link = reply.headers.get("Link", "")
+            assert link == listed.headers.get("Link", "").replace(path, file, 1)
+    await api(f"GET /api/v1/{name}.pdf", None, 404)
+    await api(f"POST /api/v1/{name}.csv", {}, 405)
+    await api(f"GET /api/v1/{name}.csv?limit=0", None, 422)

@@ -296,3 +296,21 @@ async def test_query_that_is_not_utf_8(api: ApiClient, text: str) -> None:
             {"pointer": "", "detail": "The query is not UTF-8."}
         ]
     await api("GET /api/v1/customers?name=%C3%A9+a")
+
+
+@pytest.mark.parametrize("text", ["4", "4.0", "4e0", "40e-1", "4.000", "0.4E+1"])
+async def test_number_without_a_fraction(
+    api: ApiClient, purchase: int, text: str
+) -> None:
+    """It is an integer however it is written, as for JSON Schema."""
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        body = f'{{"purchase_name": "x", "quantity": {text}}}'.encode()
+        status = 201 if method == "POST" else 200
+        assert (await api(f"{method} /api/v1/purchase/1", body, status)).data[
+            "quantity"
+        ] == 4
+    listed = (await api("GET /api/v1/purchase/1")).text
+    assert '"quantity":4,' in listed
+    ids = f'{{"purchase_ids": [{text}, 1.0, 1]}}'.encode()
+    reply = await api("DELETE /api/v1/purchase/1", ids)
+    assert reply.json["deleted_count"] == 1

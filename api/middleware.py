@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import time
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -52,7 +52,7 @@ def instrument(route: Route, frame: Frame) -> Handler:
 
     A middleware of aiohttp's would cost each request two more coroutines.
     """
-    handler, access, path = route.handler, route.access, route.path
+    handler, path = route.handler, route.path
     authenticator, hosts, cors, metrics = frame
     ids, record = metrics.request_ids, metrics.record_request
     shows_targets = metrics.access_log.shows_targets
@@ -67,10 +67,9 @@ def instrument(route: Route, frame: Frame) -> Handler:
         caller, status = "", CLIENT_GONE
         try:
             if authenticator.tokens is not None and request.method != "OPTIONS":
-                caller = authenticator.authenticate(request, access)
+                caller = authenticator.authenticate(request, route.access)
                 request[CALLER] = caller
-            check_host(request.headers.get("Host", ""))
-            _check_head(request, route)
+            _check_head(request, route, check_host)
             response = await handler(request)
             status = response.status
         except Exception as exc:
@@ -101,8 +100,11 @@ async def handle_expect(request: web.Request) -> None:
         request.writer.output_size = 0  # nothing of the response was written yet
 
 
-def _check_head(request: web.Request, route: Route) -> None:
-    """Raise ProblemError 400, 415 or 422 for a head that no handler should see."""
+def _check_head(
+    request: web.Request, route: Route, check_host: Callable[[str], None]
+) -> None:
+    """Raise ProblemError 400, 415, 421 or 422 for a head that no handler should see."""
+    check_host(request.headers.get("Host", ""))
     if request.version != HttpVersion11:
         _check_version(request)
     if route.method == "*":  # whatever it holds, there is no such route

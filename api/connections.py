@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, cast
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
@@ -44,11 +45,12 @@ MAX_QUEUED = 32
 LINGER_SECONDS = 2.0
 """How long to read on what was refused, so that the client can read why."""
 FINISH_SECONDS = 0.05
-"""How often a stop looks whether the bodies that have begun have come."""
+"""How often to look whether a client has ended, or a body has come at a stop."""
 ABANDONED_SECONDS = 1.0
 """How long after a client's last byte it is taken to wait for an answer still."""
 
 LOW_WATER: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+SINCE = attrgetter("_next_keepalive_close_time")
 LOOK_SECONDS = 0.1
 """How often a full server looks for idle connections."""
 
@@ -60,8 +62,16 @@ class ClientProtocol(web.RequestHandler):
     """The protocol of a client's connection."""
 
     __slots__ = (
-        *("bad_head", "ended_at", "framing", "head_since", "instead", "pipe"),
-        *("payload", "server", "unanswered", "unparsed", "unread", "unread_since"),
+        *("bad_head", "ended_at", "framing", "head_since", "instead", "is_lingering"),
+        *(
+            "payload",
+            "pipe",
+            "server",
+            "unanswered",
+            "unparsed",
+            "unread",
+            "unread_since",
+        ),
     )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
@@ -76,6 +86,8 @@ class ClientProtocol(web.RequestHandler):
         """How many requests wait for the end of their answers."""
         self.bad_head: bytes | None = None
         """The head of what could not be parsed; nothing is read after that."""
+        self.is_lingering = False
+        """Whether all is answered, and what still comes is not looked at."""
         self.ended_at: float | None = None
         """When the client ended its half of the connection."""
         self.instead: ProblemError | None = None
@@ -189,11 +201,14 @@ class ClientProtocol(web.RequestHandler):
 
     def is_idle(self) -> bool:
         """Return whether no request is under way; perhaps a part of a head has come."""
-        return self._waiter is not None and not self._messages
+        waits = self._waiter is not None and not self._messages
+        return waits or self.is_lingering
 
     def cut_if_slow(self, now: float) -> None:
         """Close a connection whose client is too slow."""
-        if self.head_since is None and self.framing.head and self.is_idle():
+        if self.bad_head is not None:
+            self.head_since = None
+        elif self.head_since is None and self.framing.head and self.is_idle():
             self.head_since = now
         waited = 0.0 if self.head_since is None else now - self.head_since
         if waited > STRANGE_SECONDS and self.framing.is_strange():
@@ -256,8 +271,7 @@ class ClientProtocol(web.RequestHandler):
         if self.bad_head is not None and not self._messages:
             self._close = True
             return self._finish_last(request, resp, start)
-        if self.ended_at is not None and not self._messages:
-            self._close = True
+        self._close = self._close or (self.ended_at is not None and not self._messages)
         return super().finish_response(request, resp, start)
 
     async def _finish_last(
@@ -269,9 +283,9 @@ class ClientProtocol(web.RequestHandler):
         finished = await super().finish_response(request, resp, start)
         if self.ended_at is None and not self.pipe.is_closing():
             self.pipe.write_eof()
-        end = self.server.loop.time() + LINGER_SECONDS
-        while self.transport is not None and self.ended_at is None:
-            if self.server.loop.time() > end:
+        self.is_lingering = True
+        for _ in range(round(LINGER_SECONDS / FINISH_SECONDS)):
+            if self.transport is None or self.ended_at is not None:
                 break
             await asyncio.sleep(FINISH_SECONDS)
         return finished
@@ -321,12 +335,8 @@ class Server(web.Server):
         now = self.loop.time()
         if not self._idle and now - self._looked_at > LOOK_SECONDS:
             self._looked_at = now
-            idle = (one for one in self._connections if isinstance(one, ClientProtocol))
-            self._idle = sorted(
-                filter(ClientProtocol.is_idle, idle),
-                key=lambda one: one._next_keepalive_close_time,
-                reverse=True,
-            )
+            self._idle = [*filter(ClientProtocol.is_idle, self._clients())]
+            self._idle.sort(key=SINCE, reverse=True)
         while self._idle:
             connection = self._idle.pop()
             if connection.is_idle() and connection.transport is not None:
@@ -354,9 +364,11 @@ class Server(web.Server):
         """Close the connections of slow clients, once a second."""
         now = self.loop.time()
         self._sweep = self.loop.call_later(1, self.sweep)
-        for connection in self.connections:
-            if isinstance(connection, ClientProtocol):
-                connection.cut_if_slow(now)
+        for connection in self._clients():
+            connection.cut_if_slow(now)
+
+    def _clients(self) -> list[ClientProtocol]:
+        return cast(list[ClientProtocol], self.connections)  # as __call__ makes them
 
     def pre_shutdown(self) -> None:
         """Accept no more requests, but read the rest of those that have begun."""

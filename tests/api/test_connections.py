@@ -274,3 +274,19 @@ async def test_longest_idle_makes_room(opened: Opener) -> None:
         assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
     for _, writer in idle:
         writer.close()
+
+
+@one_engine
+async def test_refused_clients_make_room(opened: Opener) -> None:
+    """Those that were answered 400 and stay do not keep others out."""
+    api = await opened(max_connections=2)
+    peers = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"garbage\r\n\r\n")
+        await reader.readuntil(b"}")
+        peers.append(writer)
+    for _ in range(2):
+        await api.raw(request_bytes("GET", "/livez"), 200)
+    for writer in peers:
+        writer.close()

@@ -157,6 +157,8 @@ async def test_deletions_are_told_apart(api: ApiClient) -> None:
         part["$ref"].rpartition("/")[2]
         for part in body["application/json"]["schema"]["oneOf"]
     ]
+    for choice in ("Deletion", "DeletionOfAll"):  # of a constant some make an enum
+        assert schemas[choice]["properties"]["delete_all"] == {"type": "boolean"}
     for value, name in (
         ({"delete_all": False, "purchase_ids": [1]}, "Deletion"),
         ({"purchase_ids": []}, "Deletion"),

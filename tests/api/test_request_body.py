@@ -1,6 +1,7 @@
 """Bodies and queries: sizes, types, encodings and faults."""
 
 import json
+import os
 import timeit
 from collections.abc import Callable
 from contextlib import suppress
@@ -263,6 +264,9 @@ COSTLY: dict[str, bytes] = {
 }
 
 
+@pytest.mark.skipif(
+    "COVERAGE_RUN" in os.environ, reason="a tracer slows Python down, and no C"
+)
 @pytest.mark.parametrize("name", COSTLY)
 @pytest.mark.parametrize("body", [NewPurchase, Deletion])
 def test_no_body_costs_much(name: str, body: type[NewPurchase | Deletion]) -> None:

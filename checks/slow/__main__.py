@@ -179,11 +179,14 @@ def judge_crowd(peers: list[socket.socket], report: Report, name: str) -> None:
     """See which of the idle clients are held and what the others were told."""
     told = [peer for peer in peers if select.select([peer], [], [], 0)[0]]
     answers = [read_reply(peer) for peer in told]
-    faults = {fault for answer in answers for fault in answer.problem_faults()}
-    statuses = Counter(answer.status for answer in answers)
-    seen = f"{len(peers) - len(told)} held, statuses of the others {dict(statuses)}"
-    held = statuses.keys() == {503} and not faults
-    report.row(f"{name}{len(peers)} idle clients", "held, or 503", seen, held)
+    refused = [answer for answer in answers if answer.status]
+    faults = {fault for answer in refused for fault in answer.problem_faults()}
+    statuses = Counter(answer.status for answer in refused)
+    closed = len(answers) - len(refused)
+    seen = f"{len(peers) - len(told)} held, {closed} closed, refused {dict(statuses)}"
+    held = statuses.keys() <= {503} and closed > 0 and not faults
+    promised = "held, or closed for a newer one, or 503"
+    report.row(f"{name}{len(peers)} idle clients", promised, seen, held)
     report.breaches += faults
     for peer in peers:
         peer.close()

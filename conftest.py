@@ -15,6 +15,7 @@ from pytest_aiohttp import AiohttpClient
 
 import handlers
 import server
+import storage.engine
 from api.auth import Authenticator
 from runtime.settings import Settings
 from tests.support import (
@@ -28,6 +29,12 @@ from tests.support import (
     Opener,
     list_ids,
 )
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let units wait longer than usual: a slow machine is no overload."""
+    monkeypatch.setattr(storage.engine, "QUEUE_SECONDS", 4.0)
 
 
 @pytest.fixture

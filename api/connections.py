@@ -26,6 +26,7 @@ from api.refusal import RefusalProtocol
 from api.responses import ProblemError, RawResponse
 from api.routing import ROUTE_TABLE
 from api.targets import origin_form
+from runtime.limits import release_memory
 
 LOG = logging.getLogger("server")
 AIOHTTP_VERSION = "3.14.5"
@@ -51,6 +52,7 @@ ABANDONED_SECONDS = 1.0
 
 LOW_WATER: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 SINCE = attrgetter("_next_keepalive_close_time")
+FEW_CONNECTIONS = 100  # their memory is not worth releasing when they end
 LOOK_SECONDS = 0.1
 """How often a full server looks for idle connections."""
 
@@ -63,15 +65,8 @@ class ClientProtocol(web.RequestHandler):
 
     __slots__ = (
         *("bad_head", "ended_at", "framing", "head_since", "instead", "is_lingering"),
-        *(
-            "payload",
-            "pipe",
-            "server",
-            "unanswered",
-            "unparsed",
-            "unread",
-            "unread_since",
-        ),
+        *("payload", "pipe", "server", "unanswered", "unparsed", "unread"),
+        "unread_since",
     )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
@@ -321,9 +316,11 @@ class Server(web.Server):
         self._idle: list[ClientProtocol] = []
         """Connections without a request when they were looked at, longest last."""
         self._looked_at = 0.0
+        self._most = 0  # connections at once, since memory was released
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
+        self._most = max(self._most, len(self._connections))
         if len(self._connections) < self.max_connections or self._make_room():
             return ClientProtocol(self, self.loop)
         # asyncio accepts any protocol here; aiohttp's type names its own
@@ -364,6 +361,9 @@ class Server(web.Server):
         """Close the connections of slow clients, once a second."""
         now = self.loop.time()
         self._sweep = self.loop.call_later(1, self.sweep)
+        if self._most > 2 * len(self._connections) + FEW_CONNECTIONS:
+            self._most = 0
+            release_memory()
         for connection in self._clients():
             connection.cut_if_slow(now)
 

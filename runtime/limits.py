@@ -1,5 +1,6 @@
 """How many connections a process may hold: by its file descriptors and its memory."""
 
+import ctypes
 import os
 import resource
 from contextlib import suppress
@@ -44,3 +45,11 @@ def max_connections(workers: int) -> int:
     """Return how many connections each of some processes may hold; raise the limit."""
     by_memory = memory_bytes() // MEMORY_SHARE // CONNECTION_BYTES // workers
     return max(min(raise_file_limit() - SPARE_FILES, by_memory), 16)
+
+
+def release_memory() -> None:
+    """Give memory that is free back to the system, where glibc keeps it."""
+    # malloc_trim(3): only what lies at the end of the heap would be given back by
+    # itself, and after many connections something else always lies there.
+    with suppress(OSError, AttributeError):  # another library of C
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,6 @@
 """How many connections a process may hold."""
 
+import platform
 import resource
 from pathlib import Path
 
@@ -45,3 +46,20 @@ def test_file_limit_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, -1))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     assert limits.raise_file_limit() == 256
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library of C")
+def test_memory_is_released() -> None:
+    """Also what lies below something that is still in use."""
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    blocks = [bytearray(b"x" * 32_000) for _ in range(2000)]
+    used = blocks[-1]
+    before = resident()
+    blocks.clear()
+    limits.release_memory()
+    assert before - resident() > 1600 * 32_000
+    assert used[0] == ord("x")

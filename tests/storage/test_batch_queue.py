@@ -97,9 +97,9 @@ async def test_clients_that_go_away(api: ApiClient, engine: Any, customer: int) 
 
     for wave in range(6):
         await asyncio.gather(*(leave(number) for number in range(wave, 300, 6)))
+    # units run on whose callers have gone: PostgreSQL's write side by side
     assert await asyncio.to_thread(wait_until, lambda: engine.writer.is_idle)
     await api("POST /api/v1/purchase/1", PHONE, 201)
-    # units run on whose callers have gone: PostgreSQL's write side by side
     assert await asyncio.to_thread(wait_until, lambda: engine.writer.is_idle)
     rows = (await api("GET /api/v1/customer")).data
     assert 1 < len(rows) <= 201
@@ -150,10 +150,13 @@ async def test_no_other_writer_comes_between(
 
 
 @one_engine
-async def test_overload(api: ApiClient, engine: SqliteEngine) -> None:
+async def test_overload(
+    api: ApiClient, engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the fixture `patience`
     with holding_writes(engine):
         await asyncio.sleep(0.05)
-        engine.writer.batch_seconds = 4.5
+        engine.writer.batch_seconds = 2.5
         waiting = asyncio.create_task(api("POST /api/v1/customer", JOHN, 201))
         await asyncio.sleep(0.1)
         assert engine.stats().waiting["write"] == 1

@@ -1,4 +1,4 @@
-"""How many connections a process may hold: by its file descriptors and its memory."""
+"""How many connections a process may hold, by its files and memory; giving it back."""
 
 import ctypes
 import os

@@ -8,7 +8,7 @@ from checks.hostile.case import IDLE_CPU, MEMORY_LIMIT, SECONDS_LIMIT
 from checks.hostile.protocol import REST
 from checks.support.server_process import Server, read_reply
 
-TARGETS, HEADS, HEAD_TURNS = 5000, 1000, 5
+TARGETS, HEADS, HEAD_TURNS = 5000, 1000, 4
 HEADS_LIMIT = 64.0
 """How many MiB the connections that never end their heads may take."""
 KEPT = b" HTTP/1.1" + REST.replace(b"close", b"keep-alive")
@@ -45,11 +45,9 @@ def bad_targets(server: Server) -> list[str]:
             answered = answered and read_reply(peer).status == 400
             peer.close()
     faults = [] if answered else ["not answered 400"]
-    until = time.monotonic() + SECONDS_LIMIT
-    while server.descriptors() > descriptors and time.monotonic() < until:
-        time.sleep(0.05)
-    if (held := server.descriptors() - descriptors) > 0:
-        faults.append(f"{held} descriptors are held")
+    held = lowest(lambda: server.descriptors() - descriptors, 0)
+    if held > 0:
+        faults.append(f"{held:.0f} descriptors are held")
     if (grown := server.memory() - memory) > MEMORY_LIMIT:
         faults.append(f"memory grew by {grown:.0f} MiB")
     used = server.cpu_seconds()
@@ -61,27 +59,34 @@ def bad_targets(server: Server) -> list[str]:
 
 def endless_heads(server: Server) -> list[str]:
     """Begin heads of 32 KiB on many connections and never end them."""
-    # After some others, so that what is kept of connections as such is there already.
-    grown = 0.0
-    for turn in range(HEAD_TURNS):
-        if turn < 2:
-            before = server.memory()
-        peers = [begin_head(server.port) for _ in range(HEADS)]
-        time.sleep(0.5)
-        grown = max(grown, server.memory() - before)
-        for peer in peers:
-            peer.close()
-        time.sleep(1)
+    before = server.memory()
+    grown = max(hold_heads(server) for _ in range(HEAD_TURNS)) - before
     faults = []
     if grown > HEADS_LIMIT:
         faults.append(f"memory grew by {grown:.0f} MiB")
-    until = time.monotonic() + SECONDS_LIMIT
-    while (kept := server.memory() - before) > HEADS_LIMIT / 4:
-        if time.monotonic() > until:
-            faults.append(f"{kept:.0f} MiB of it did not come back")
-            break
-        time.sleep(0.1)
+    kept = lowest(lambda: server.memory() - before, HEADS_LIMIT / 4)
+    if kept > HEADS_LIMIT / 4:
+        faults.append(f"{kept:.0f} MiB of it did not come back")
     return faults
+
+
+def hold_heads(server: Server) -> float:
+    """Begin heads on many connections, then close them; return the memory between."""
+    peers = [begin_head(server.port) for _ in range(HEADS)]
+    time.sleep(0.5)
+    held = server.memory()
+    for peer in peers:
+        peer.close()
+    time.sleep(1)
+    return held
+
+
+def lowest(measure: Callable[[], float], enough: float) -> float:
+    """Return a measure as soon as it is low enough, at the latest after a time."""
+    until = time.monotonic() + SECONDS_LIMIT
+    while (found := measure()) > enough and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
 
 
 def begin_head(port: int) -> socket.socket:

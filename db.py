@@ -1,19 +1,63 @@
-"""The data-access module: records, one query for each unit of work, `connect(url)`.
+"""The data-access module: queries of customers and purchases, `connect(url)`.
 
 A query is a generator function: called, it gives a unit of work, which yields
 statements with their parameters, is sent their rows and returns a record. It holds the
 logic of one unit of work, for every engine. An engine runs a unit whole or not at all,
 and may run it again from the start, so a query depends on nothing but its arguments and
 the rows.
+
+Every write records its change in the history. Queries of the history, of undo, of
+erasure and of idempotency keys stand in `queries`, and have their names here too.
 """
 
+import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from queries.dialects import dialects, lock
+from queries.erasure import (
+    forget_some as forget_some,
+    purge_customer as purge_customer,
+    purge_step as purge_step,
+)
+from queries.feed import (
+    Filters as Filters,
+    catch_up as catch_up,
+    follow_changes as follow_changes,
+    read_change as read_change,
+    read_changes as read_changes,
+)
+from queries.hidden import PURGED, Range, count_purchases, hide, select_gaps
+from queries.history import RECORD_DELETED, Author as Author, next_change, record
+from queries.idempotency import (
+    forget_keys as forget_keys,
+    run_idempotent as run_idempotent,
+)
+from queries.lists import (
+    find_customers as find_customers,
+    list_customer_purchases as list_customer_purchases,
+    list_purchases as list_purchases,
+)
+from queries.records import (
+    ConflictError as ConflictError,
+    Customer as Customer,
+    ErasedError as ErasedError,
+    IdempotencyKey as IdempotencyKey,
+    KeyReusedError as KeyReusedError,
+    NotFoundError as NotFoundError,
+    Page as Page,
+    PrunedError as PrunedError,
+    Purchase as Purchase,
+    StoredResponse as StoredResponse,
+    Undone as Undone,
+    Written as Written,
+)
+from queries.undo import undo_change as undo_change
 from storage.engine import (
     DiskFullError as DiskFullError,
     Engine as Engine,
     OverloadedError as OverloadedError,
+    RecordedInsert,
     Row,
     StartupError as StartupError,
     Statement,
@@ -21,7 +65,6 @@ from storage.engine import (
     Ts as Ts,
     UnavailableError as UnavailableError,
     Unit as Unit,
-    for_update,
     is_postgres,
     single,
     sqlite_path,
@@ -32,122 +75,46 @@ from storage.sqlite_engine import SqliteEngine
 VersionCheck = Callable[[int], None]
 """Raises an error of the caller's for a version that a row must not have."""
 
-
-class Customer(NamedTuple):
-    """A customer; `created_on` is UTC text as `now` writes it."""
-
-    id: int
-    name: str
-    address: str | None
-    created_on: str
-    version: int
-
-
-class Purchase(NamedTuple):
-    """A purchase; `customer_id` is text because the API sends it so."""
-
-    id: int
-    purchase_name: str
-    quantity: int
-    purchased_on: str
-    last_updated_on: str | None
-    customer_id: str
-    version: int
-
-
-class Page(NamedTuple):
-    """Rows in the order of their ids, as a JSON array of objects."""
-
-    size: int
-    json: str
-    after: int | None
-    """The id that the next page comes after, None at the end."""
-
-
-class IdempotencyKey(NamedTuple):
-    """An idempotency key in its scope, with what identifies the request."""
-
-    caller: str
-    method: str
-    path: str
-    key: str
-    fingerprint: str
-
-
-class StoredResponse(NamedTuple):
-    """The first response to a request with an idempotency key."""
-
-    status: int
-    location: str
-    etag: str
-    body: bytes
-    customer_id: int
-    replayed: bool = False
-
-
-class NotFoundError(Exception):
-    """There is no such row: what it is and its id."""
-
-
-class ErasedError(Exception):
-    """The idempotency key is of a customer who was erased since."""
-
-
-class KeyReusedError(Exception):
-    """The idempotency key came before with another request."""
-
-
 # Queries of customers
-#
-# `LIMIT ? + 0`, since SQLite prepares a statement anew each time `LIMIT ?` is bound.
-# A page comes as one JSON text, since the driver gives up the interpreter's lock and
-# waits to have it back at each row; and the text goes into the reply as it is.
 
-CUSTOMER_VALUES = """
-INSERT INTO customer (name, address, date_created, name_folded) VALUES (?, ?, ?, ?)"""
-INSERT_CUSTOMER = Statement(
-    sqlite=CUSTOMER_VALUES, postgres=f"{CUSTOMER_VALUES} RETURNING id"
-)
-SELECT_CUSTOMER = Statement("""
-SELECT id, name, address, date_created, version FROM customer WHERE id = ?""")
-SELECT_CUSTOMER_VERSION = Statement("SELECT version FROM customer WHERE id = ?")
-LOCK_CUSTOMER_VERSION = for_update("SELECT version FROM customer WHERE id = ?")
-UPDATE_CUSTOMER = Statement("""
-UPDATE customer SET name = coalesce(?, name), name_folded = coalesce(?, name_folded),
-    address = coalesce(?, address), version = version + 1
-WHERE id = ? RETURNING id, name, address, date_created, version""")
-DELETE_CUSTOMER = Statement("DELETE FROM customer WHERE id = ?")
-SELECT_SCAN_END = Statement("""
-SELECT max(id), count(*)
-FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan""")
-PG_TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')"""
-PG_ROWS = "'[' || coalesce(string_agg(row_to_json(page)::text, ','), '') || ']'"
-SELECT_CUSTOMERS = Statement(
+INSERT_CUSTOMER = RecordedInsert(
     sqlite="""
-SELECT count(*), max(id), json_group_array(json_object(
-    'id', id, 'name', name, 'address', address, 'created_on', created_on))
-FROM (
-    SELECT id, name, address, date_created AS created_on FROM customer
-    WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0
-) AS page""",
+INSERT INTO customer (name, address, date_created, name_folded) VALUES (?, ?, ?, ?)""",
+    record="""
+INSERT INTO history (at, caller, action, customer_id)
+SELECT ?, nullif(?, ''), 'customer.created', id FROM customer WHERE id BETWEEN ? AND ?
+ORDER BY id""",
     postgres=f"""
-SELECT count(*), max(id), {PG_ROWS}
-FROM (
-    SELECT id, name, address, {PG_TIME.format("date_created")} AS created_on
-    FROM customer
-    WHERE id > ? AND id <= ? AND strpos(name_folded, ?) > 0 ORDER BY id LIMIT ? + 0
-) AS page""",
+WITH turn AS MATERIALIZED (SELECT {lock("customer")}, {lock("history")}),
+added AS (
+    INSERT INTO customer (name, address, date_created, name_folded)
+    SELECT ?, ?, ?, ? FROM turn RETURNING id
 )
-
-SCAN_ROWS = 20_000
-"""The most customers that one unit looks at for a part of a name."""
+INSERT INTO history (at, caller, action, customer_id)
+SELECT ?, nullif(?, ''), 'customer.created', id FROM added RETURNING customer_id, id""",
+)
+CUSTOMER_COLUMNS = "id, name, address, date_created, version"
+SELECT_CUSTOMER = Statement(f"""
+SELECT {CUSTOMER_COLUMNS} FROM customer WHERE id = ? AND deleted IS NULL""")
+LOCK_CUSTOMER = dialects("""
+SELECT c.version, {customer_image} FROM customer c
+WHERE c.id = ? AND c.deleted IS NULL {for_update}""")
+UPDATE_CUSTOMER = Statement(f"""
+UPDATE customer SET name = coalesce(?, name),
+    name_folded = coalesce(?, name_folded), address = coalesce(?, address),
+    version = version + 1, change = ?
+WHERE id = ? RETURNING {CUSTOMER_COLUMNS}""")
+DELETE_CUSTOMER = Statement("UPDATE customer SET deleted = ? WHERE id = ?")
 
 
 @single
-def add_customer(name: str, address: str, at: str) -> Unit[Customer]:
+def add_customer(
+    name: str, address: str, caller: str, at: str
+) -> Unit[Written[Customer]]:
     """Record a customer."""
-    rows = yield INSERT_CUSTOMER, (name, address, at, fold_name(name))
-    return Customer(rows[0][0], name, address, at, 1)
+    values = name, address, at, fold_name(name), at, caller
+    [(number, change)] = yield INSERT_CUSTOMER, values
+    return Written(Customer(number, name, address, at, 1), change)
 
 
 def read_customer(customer_id: int) -> Unit[Customer]:
@@ -156,41 +123,47 @@ def read_customer(customer_id: int) -> Unit[Customer]:
     return Customer(*row)
 
 
-def find_customers(part: str, after: int, limit: int) -> Unit[Page]:
-    """Return a page of the customers whose name contains a part, caseless."""
-    [(end, scanned)] = yield SELECT_SCAN_END, (after, SCAN_ROWS)
-    [(size, last, json)] = yield SELECT_CUSTOMERS, (after, end, fold_name(part), limit)
-    if size < limit:
-        last = end if scanned == SCAN_ROWS else None
-    return Page(size, json, last)
-
-
 def update_customer(
-    customer_id: int, name: str | None, address: str | None, check: VersionCheck | None
-) -> Unit[Customer]:
+    customer_id: int,
+    name: str | None,
+    address: str | None,
+    author: Author,
+    check: VersionCheck | None,
+) -> Unit[Written[Customer]]:
     """Change what is not None. NotFoundError, errors of the check."""
-    yield from _check_version(check, LOCK_CUSTOMER_VERSION, "customer", customer_id)
+    image = yield from _lock_customer(customer_id, check)
+    before = image if author.keeps_images else None
+    change = yield from record(author, "customer.updated", customer_id, None, before)
     folded = None if name is None else fold_name(name)
-    values = name, folded, address, customer_id
-    return Customer(*(yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)))
+    values = name, folded, address, change, customer_id
+    row = yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)
+    return Written(Customer(*row), change)
 
 
-def erase_customer(customer_id: int, check: VersionCheck | None) -> Unit[int]:
-    """Delete a customer and its purchases, and count these. Errors as for an update."""
-    yield from _check_version(check, LOCK_CUSTOMER_VERSION, "customer", customer_id)
-    count = yield from delete_all_purchases(customer_id)
-    yield BLANK_CUSTOMER_KEYS, (GONE, customer_id)
-    yield DELETE_CUSTOMER, (customer_id,)
-    return count
+def delete_customer(
+    customer_id: int, author: Author, check: VersionCheck | None
+) -> Unit[Written[int]]:
+    """Hide a customer and its purchases, and count these. Errors as for an update."""
+    image = yield from _lock_customer(customer_id, check)
+    gaps, count = yield from _select_all(customer_id)
+    kept = json.loads(image) if author.keeps_images else {}
+    before = json.dumps(kept | {"purchases": count}, ensure_ascii=False)
+    change = yield from record(author, "customer.deleted", customer_id, None, before)
+    change_or_none = change if author.keeps_images else PURGED
+    yield from hide(customer_id, change_or_none, gaps)
+    yield DELETE_CUSTOMER, (change_or_none, customer_id)
+    return Written(count, change)
 
 
-def _check_version(
-    check: VersionCheck | None, select: Statement, noun: str, number: int
-) -> Unit[None]:
-    """Check the version of a row. NotFoundError, errors of the check."""
+def _lock_customer(customer_id: int, check: VersionCheck | None = None) -> Unit[str]:
+    """Return the image of a customer that nobody else can write until the unit ends.
+
+    NotFoundError, errors of the check.
+    """
+    version, image = yield from _fetch_one("customer", LOCK_CUSTOMER, customer_id)
     if check is not None:
-        row = yield from _fetch_one(noun, select, number)
-        check(row[0])
+        check(version)
+    return str(image)
 
 
 def _fetch_one(noun: str, statement: Statement, *parameters: Any) -> Unit[Row]:
@@ -204,84 +177,68 @@ def _fetch_one(noun: str, statement: Statement, *parameters: Any) -> Unit[Row]:
 # Queries of purchases
 
 PURCHASE_COLUMNS = """id, purchase_name, quantity, date_created, last_updated,
-    CAST(customer_id AS TEXT)"""
-INSERT_PURCHASE = Statement(
+    CAST(customer_id AS TEXT), version"""
+INSERT_PURCHASE = RecordedInsert(
     sqlite="""
 INSERT INTO purchases (purchase_name, quantity, date_created, customer_id)
 VALUES (?, ?, ?, ?)""",
+    # A foreign key does not see that a customer is deleted.
+    record="""
+INSERT INTO history (at, caller, action, customer_id, purchase_id)
+SELECT ?, nullif(?, ''), 'purchase.added', p.customer_id, p.id
+FROM purchases p CROSS JOIN customer c ON c.id = p.customer_id
+WHERE p.id BETWEEN ? AND ? AND c.deleted IS NULL ORDER BY p.id""",
     # Waits for a transaction that deletes the customer, and then finds none.
-    postgres="""
-INSERT INTO purchases (purchase_name, quantity, date_created, customer_id)
-SELECT ?, ?, ?, id FROM customer WHERE id = ? FOR KEY SHARE RETURNING id""",
+    postgres=f"""
+WITH owner AS MATERIALIZED (
+    SELECT id FROM customer WHERE id = $4 AND deleted IS NULL FOR KEY SHARE
+),
+turn AS MATERIALIZED (SELECT id, {lock("purchases")}, {lock("history")} FROM owner),
+added AS (
+    INSERT INTO purchases (purchase_name, quantity, date_created, customer_id)
+    SELECT $1, $2, $3, id FROM turn RETURNING id, customer_id
+)
+INSERT INTO history (at, caller, action, customer_id, purchase_id)
+SELECT $5, nullif($6, ''), 'purchase.added', customer_id, id FROM added
+RETURNING purchase_id, id""",
 )
 
 
-def _select_page(where: str) -> Statement:
-    """Return the SELECT of a page of purchases: its size, its last id, its JSON."""
-    return Statement(
-        sqlite=f"""
-SELECT count(*), max(purchase_id), json_group_array(json_object(
-    'purchase_id', purchase_id, 'purchase_name', purchase_name, 'quantity', quantity,
-    'purchased_on', purchased_on, 'last_updated_on', last_updated_on,
-    'customer_id', customer))
-FROM (
-    SELECT id AS purchase_id, purchase_name, quantity, date_created AS purchased_on,
-        last_updated AS last_updated_on, CAST(customer_id AS TEXT) AS customer
-    FROM purchases WHERE {where} ORDER BY id LIMIT ? + 0
-) AS page""",
-        postgres=f"""
-SELECT count(*), max(purchase_id), {PG_ROWS}
-FROM (
-    SELECT id AS purchase_id, purchase_name, quantity,
-        {PG_TIME.format("date_created")} AS purchased_on,
-        {PG_TIME.format("last_updated")} AS last_updated_on,
-        CAST(customer_id AS TEXT) AS customer_id
-    FROM purchases WHERE {where} ORDER BY id LIMIT ? + 0
-) AS page""",
-    )
-
-
-SELECT_PURCHASES = _select_page("id > ?")
-SELECT_CUSTOMER_PURCHASES = _select_page("customer_id = ? AND id > ?")
-SELECT_PURCHASE = Statement(f"""
-SELECT {PURCHASE_COLUMNS}, version FROM purchases WHERE customer_id = ? AND id = ?""")
-LOCK_PURCHASE_VERSION = for_update("SELECT version FROM purchases WHERE id = ?")
+SELECT_PURCHASE = dialects(f"""
+SELECT {PURCHASE_COLUMNS} FROM purchases p
+WHERE p.customer_id = ? AND p.id = ? AND {{visible}}""")
+LOCK_OWNER = Statement(
+    postgres="""
+SELECT id FROM customer WHERE id = (SELECT customer_id FROM purchases WHERE id = ?)
+FOR KEY SHARE"""
+)
+LOCK_PURCHASE = dialects("""
+SELECT p.version, p.customer_id, {purchase_image} FROM purchases p
+WHERE p.id = ? AND {visible} {for_update}""")
 UPDATE_PURCHASE = Statement(f"""
 UPDATE purchases SET purchase_name = coalesce(?, purchase_name),
-    quantity = coalesce(?, quantity), last_updated = ?, version = version + 1
-WHERE id = ? RETURNING {PURCHASE_COLUMNS}, version""")
-COUNT_PURCHASES = Statement("SELECT count(*) FROM purchases WHERE customer_id = ?")
-DELETE_ALL_PURCHASES = Statement("DELETE FROM purchases WHERE customer_id = ?")
-CHOSEN = "DELETE FROM purchases WHERE customer_id = ? AND id IN ({}) RETURNING id"
-DELETE_PURCHASES = Statement(
-    sqlite=CHOSEN.format("SELECT value FROM json_each(?)"),
-    postgres=CHOSEN.format("SELECT value::bigint FROM json_array_elements_text(?)"),
-)
+    quantity = coalesce(?, quantity), last_updated = ?, version = version + 1,
+    change = ?
+WHERE id = ? RETURNING {PURCHASE_COLUMNS}""")
+SELECT_CHOSEN = dialects("""
+SELECT p.id FROM purchases p
+WHERE p.customer_id = ? AND p.id IN ({ids}) AND {visible}""")
+DELETE_CHOSEN = dialects("""
+DELETE FROM purchases WHERE customer_id = ? AND id IN ({ids})""")
 
 
 @single
 def add_purchase(
-    customer_id: int, purchase_name: str, quantity: int, at: str
-) -> Unit[Purchase]:
+    customer_id: int, purchase_name: str, quantity: int, caller: str, at: str
+) -> Unit[Written[Purchase]]:
     """Record what a customer bought. NotFoundError when there is no such customer."""
-    rows = yield INSERT_PURCHASE, (purchase_name, quantity, at, customer_id)
+    values = purchase_name, quantity, at, customer_id, at, caller
+    rows = yield INSERT_PURCHASE, values
     if not rows:
         raise NotFoundError("customer", customer_id)
-    return Purchase(rows[0][0], purchase_name, quantity, at, None, str(customer_id), 1)
-
-
-def list_purchases(after: int, limit: int) -> Unit[Page]:
-    """Return a page of everyone's purchases."""
-    [(size, last, json)] = yield SELECT_PURCHASES, (after, limit)
-    return Page(size, json, last if size == limit else None)
-
-
-def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
-    """Return a page of one customer's purchases. NotFoundError."""
-    [(size, last, json)] = yield SELECT_CUSTOMER_PURCHASES, (customer_id, after, limit)
-    if not size and not (yield SELECT_CUSTOMER_VERSION, (customer_id,)):
-        raise NotFoundError("customer", customer_id)
-    return Page(size, json, last if size == limit else None)
+    [(number, change)] = rows
+    row = Purchase(number, purchase_name, quantity, at, None, str(customer_id), 1)
+    return Written(row, change)
 
 
 def read_purchase(customer_id: int, purchase_id: int) -> Unit[Purchase]:
@@ -294,92 +251,54 @@ def update_purchase(
     purchase_id: int,
     purchase_name: str | None,
     quantity: int | None,
-    at: str,
+    author: Author,
     check: VersionCheck | None,
-) -> Unit[Purchase]:
+) -> Unit[Written[Purchase]]:
     """Change what is not None. NotFoundError, errors of the check."""
-    yield from _check_version(check, LOCK_PURCHASE_VERSION, "purchase", purchase_id)
-    values = purchase_name, quantity, at, purchase_id
-    return Purchase(*(yield from _fetch_one("purchase", UPDATE_PURCHASE, *values)))
+    yield LOCK_OWNER, (purchase_id,)  # who deletes the customer's does not come between
+    row = yield from _fetch_one("purchase", LOCK_PURCHASE, purchase_id)
+    version, customer_id, image = row
+    if check is not None:
+        check(version)
+    before = image if author.keeps_images else None
+    owner_and_id = customer_id, purchase_id
+    change = yield from record(author, "purchase.updated", *owner_and_id, before)
+    values = purchase_name, quantity, author.at, change, purchase_id
+    changed = yield from _fetch_one("purchase", UPDATE_PURCHASE, *values)
+    return Written(Purchase(*changed), change)
 
 
-def delete_all_purchases(customer_id: int) -> Unit[int]:
-    """Delete a customer's purchases and return how many there were. NotFoundError."""
-    yield from _fetch_one("customer", LOCK_CUSTOMER_VERSION, customer_id)
-    [(count,)] = yield COUNT_PURCHASES, (customer_id,)
-    yield DELETE_ALL_PURCHASES, (customer_id,)
-    return int(count)
+def delete_all_purchases(customer_id: int, author: Author) -> Unit[Written[int]]:
+    """Hide a customer's purchases and return how many there were. NotFoundError."""
+    yield from _lock_customer(customer_id)
+    gaps, count = yield from _select_all(customer_id)
+    before = json.dumps({"purchases": count})
+    change = yield from record(author, "purchases.cleared", customer_id, None, before)
+    yield from hide(customer_id, change if author.keeps_images else PURGED, gaps)
+    return Written(count, change)
 
 
-def delete_purchases(customer_id: int, purchase_ids: list[int]) -> Unit[int]:
+def _select_all(customer_id: int) -> Unit[tuple[list[Range], int]]:
+    """Return the ranges in which a customer has purchases, and how many these are."""
+    gaps = yield from select_gaps(customer_id)
+    count = yield from count_purchases(customer_id, gaps)
+    return (gaps if count else []), count
+
+
+def delete_purchases(
+    customer_id: int, purchase_ids: list[int], author: Author
+) -> Unit[Written[int]]:
     """Delete the customer's among some purchases; return how many. NotFoundError."""
-    yield from _fetch_one("customer", LOCK_CUSTOMER_VERSION, customer_id)
-    rows = yield DELETE_PURCHASES, (customer_id, str(purchase_ids))
-    return len(rows)
-
-
-# Queries of idempotency keys
-
-SELECT_RESPONSE = Statement("""
-SELECT fingerprint, status, location, etag, body, customer_id FROM idempotency
-WHERE caller = ? AND method = ? AND path = ? AND key = ? AND created > ?""")
-CLAIM_KEY = Statement("""
-INSERT INTO idempotency (caller, method, path, key, fingerprint, created)
-VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (caller, method, path, key) DO UPDATE
-SET fingerprint = excluded.fingerprint, created = excluded.created
-WHERE idempotency.created <= ? RETURNING key""")
-SAVE_RESPONSE = Statement("""
-UPDATE idempotency SET status = ?, location = ?, etag = ?, body = ?, customer_id = ?
-WHERE caller = ? AND method = ? AND path = ? AND key = ?""")
-DELETE_OLD_KEYS = Statement("""
-DELETE FROM idempotency WHERE (caller, method, path, key) IN (
-    SELECT caller, method, path, key FROM idempotency WHERE created <= ? LIMIT ?
-) RETURNING key""")
-# The keys stay, so that a retry on its way creates nobody a second time.
-BLANK_CUSTOMER_KEYS = Statement("""
-UPDATE idempotency SET status = ?, fingerprint = '', location = '', etag = '', body = ''
-WHERE customer_id = ?""")
-GONE = 410
-
-KEY_SECONDS = 24 * 3600
-
-
-def run_idempotent(
-    key: IdempotencyKey,
-    render: Callable[[T], StoredResponse],
-    query: Callable[[*Ts], Unit[T]],
-    *args: *Ts,
-) -> Unit[StoredResponse]:
-    """Run a unit and store its response with it; return that to later ones of the key.
-
-    KeyReusedError, ErasedError, every error of the query; no error is stored.
-    """
-    scope, at, since = key[:4], now(), now(KEY_SECONDS)
-    rows = yield SELECT_RESPONSE, (*scope, since)
+    yield from _lock_customer(customer_id)
+    rows = yield SELECT_CHOSEN, (customer_id, json.dumps(purchase_ids))
     if not rows:
-        claimed = yield CLAIM_KEY, (*key, at, since)
-        if claimed:
-            response = render((yield from query(*args)))
-            body = response.body.decode()
-            saved = (*response[:3], body, response.customer_id)
-            yield SAVE_RESPONSE, (*saved, *scope)
-            return response
-        # Another process was quicker and has committed: its response is there now.
-        rows = yield SELECT_RESPONSE, (*scope, since)
-    fingerprint, status, location, etag, text, customer_id = rows[0]
-    if status == GONE:
-        raise ErasedError
-    if fingerprint != key.fingerprint:
-        raise KeyReusedError(key.key)
-    body = text.encode()
-    return StoredResponse(status, location, etag, body, customer_id, replayed=True)
-
-
-def forget_keys(limit: int) -> Unit[int]:
-    """Delete idempotency keys that are older than a day; return how many."""
-    rows = yield DELETE_OLD_KEYS, (now(KEY_SECONDS), limit)
-    return len(rows)
+        return Written(0, None)
+    chosen = customer_id, json.dumps([number for (number,) in rows])
+    change = yield from next_change()
+    values = change, author.at, author.caller, author.keeps_images
+    yield RECORD_DELETED, (*values, *chosen)
+    yield DELETE_CHOSEN, chosen
+    return Written(len(rows), change)
 
 
 async def connect(url: str) -> Engine:

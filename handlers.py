@@ -2,30 +2,46 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
-import msgspec
 from aiohttp import web
 
 import db
 from api import request_body
 from api.conditional import (
-    entity_tag,
     idempotency_key,
     not_modified,
     precondition,
     untagged,
+    untagged_check,
     untagged_problem,
 )
 from api.docs_page import ASSET_TYPES, description, docs, docs_asset
-from api.listing import PageQuery, RowType, respond
+from api.event_stream import EVENTS, stream
+from api.listing import FORMATS, PageQuery, negotiate, respond
 from api.middleware import METRICS
+from api.replies import (
+    CHANGE_ROWS,
+    CUSTOMER_ROWS,
+    PURCHASE_ROWS,
+    added_response,
+    changed,
+    created_response,
+    customer_response,
+    deleted,
+    location,
+    purchase_response,
+    tag_line,
+    undone_response,
+)
 from api.request_body import value_or_none
-from api.responses import ENCODER, ProblemError, RawResponse, invalid_field, ok
+from api.responses import CALLER, ENCODER, ProblemError, RawResponse, invalid_field
 from api.routing import Route, SecondBody, path_id
 from api.schemas import (
     MAX_ID,
+    Action,
     Body,
+    ChangeReply,
     CustomerChanges,
     CustomerReply,
     Deletion,
@@ -37,36 +53,14 @@ from api.schemas import (
     PurchaseListItem,
     PurchaseReply,
     ServerInfo,
-    short_time,
+    UndoReply,
 )
 from api.shares import SHARES
 
 DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
+HISTORY_DAYS: web.AppKey[int] = web.AppKey("history_days", int)
 
 VERSION = "1.0.0"
-
-
-def _customer(row: db.Customer) -> CustomerReply:
-    return CustomerReply(row.id, row.name, row.address, short_time(row.created_on))
-
-
-def _tag_line(version: int) -> str:
-    return f"ETag: {entity_tag(version)}\r\n"
-
-
-def _customer_response(row: db.Customer) -> RawResponse:
-    return ok(_customer(row), _tag_line(row.version))
-
-
-def _purchase_response(row: db.Purchase) -> RawResponse:
-    reply = PurchaseReply(
-        str(row.id),
-        row.purchase_name,
-        row.quantity,
-        row.purchased_on,
-        row.last_updated_on,
-    )
-    return ok(reply, _tag_line(row.version))
 
 
 # Customers
@@ -75,21 +69,11 @@ def _purchase_response(row: db.Purchase) -> RawResponse:
 async def create_customer(request: web.Request) -> web.StreamResponse:
     """Record a customer."""
     new = await request_body.read(request, NewCustomer)
-    return await _add(
-        request,
-        new,
-        _created_response,
-        db.add_customer,
-        new.name,
-        new.address,
-        db.now(),
-    )
-
-
-def _created_response(row: db.Customer) -> db.StoredResponse:
-    body = ENCODER.encode({"status": "ok", "data": _customer(row)})
-    location = f"/api/v1/customer/{row.id}"
-    return db.StoredResponse(201, location, entity_tag(row.version), body, row.id)
+    if problem := untagged_problem(request):
+        raise problem
+    by = request.get(CALLER, ""), db.now()
+    values = new.name, new.address, *by
+    return await _write_once(request, new, created_response, db.add_customer, *values)
 
 
 async def read_customer(request: web.Request) -> web.StreamResponse:
@@ -97,8 +81,8 @@ async def read_customer(request: web.Request) -> web.StreamResponse:
     customer_id = path_id(request, "customer_id")
     row = await request.app[DATABASE].read(db.read_customer, customer_id)
     if not_modified(request, row.version, "customer"):
-        return RawResponse(304, lines=_tag_line(row.version))
-    return _customer_response(row)
+        return RawResponse(304, lines=tag_line(row.version))
+    return customer_response(row)
 
 
 def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
@@ -116,27 +100,34 @@ async def change_customer(request: web.Request) -> web.StreamResponse:
     """Change some of a customer."""
     customer_id = path_id(request, "customer_id")
     changes = await request_body.read(request, CustomerChanges)
-    row = await request.app[DATABASE].write(
+    row, change = await request.app[DATABASE].write(
         db.update_customer,
         customer_id,
         value_or_none(changes.name),
         value_or_none(changes.address),
+        author(request),
         precondition(request, "customer"),
     )
-    return _customer_response(row)
+    return changed(customer_response(row), change)
 
 
 async def erase_customer(request: web.Request) -> web.StreamResponse:
-    """Delete a customer and all that refers to it."""
+    """Delete a customer and all that refers to it; with purge, for good."""
     customer_id = path_id(request, "customer_id")
-    count = await request.app[DATABASE].write(
-        db.erase_customer, customer_id, precondition(request, "customer")
-    )
-    return _deleted(count)
+    database = request.app[DATABASE]
+    purges = request_body.switch(request, "purge")
+    query = db.purge_customer if purges else db.delete_customer
+    check = precondition(request, "customer")
+    written = await database.write(query, customer_id, author(request), check)
+    while purges and await database.write(db.purge_step, customer_id):
+        pass
+    return deleted(written)
 
 
-def _deleted(count: int) -> RawResponse:
-    return RawResponse(200, ENCODER.encode({"status": "ok", "deleted_count": count}))
+def author(request: web.Request) -> db.Author:
+    """Return who writes, and when."""
+    keeps_images = request.app[HISTORY_DAYS] > 0
+    return db.Author(request.get(CALLER, ""), db.now(), keeps_images)
 
 
 # Purchases
@@ -146,62 +137,43 @@ async def add_purchase(request: web.Request) -> web.StreamResponse:
     """Record what a customer bought."""
     customer_id = path_id(request, "customer_id")
     new = await request_body.read(request, NewPurchase)
-    return await _add(
-        request,
-        new,
-        _added_response,
-        db.add_purchase,
-        customer_id,
-        new.purchase_name,
-        new.quantity,
-        db.now(),
-    )
-
-
-def _added_response(row: db.Purchase) -> db.StoredResponse:
-    reply = PurchaseAdded(
-        row.id,
-        row.purchase_name,
-        row.quantity,
-        row.customer_id,
-        short_time(row.purchased_on),
-    )
-    body = ENCODER.encode({"status": "ok", "data": reply})
-    tag = entity_tag(row.version)
-    return db.StoredResponse(201, _location(row), tag, body, int(row.customer_id))
-
-
-def _location(row: db.Purchase) -> str:
-    return f"/api/v1/customer/{row.customer_id}/purchase/{row.id}"
-
-
-async def _add(
-    request: web.Request,
-    body: Body,
-    render: Callable[[db.T], db.StoredResponse],
-    query: Callable[[*db.Ts], db.Unit[db.T]],
-    *args: *db.Ts,
-) -> RawResponse:
-    """Add a row, once for each idempotency key, and respond with its location."""
     if problem := untagged_problem(request):
         raise await _problem_of_list(request, problem)
+    by = request.get(CALLER, ""), db.now()
+    values = customer_id, new.purchase_name, new.quantity, *by
+    return await _write_once(request, new, added_response, db.add_purchase, *values)
+
+
+async def _write_once(
+    request: web.Request,
+    body: Body,
+    render: Callable[[db.Written[db.T]], db.StoredResponse],
+    query: Callable[[*db.Ts], db.Unit[db.Written[db.T]]],
+    *args: *db.Ts,
+) -> RawResponse:
+    """Run a query, once for each idempotency key, and respond with what it made."""
     write = request.app[DATABASE].write
     key = idempotency_key(request, body)
     if key is None:
         stored = render(await write(query, *args))
     else:
         stored = await write(db.run_idempotent, key, render, query, *args)
-    lines = f"Location: {stored.location}\r\nETag: {stored.etag}\r\n"
+    if stored.replayed and (problem := untagged_problem(request)):
+        raise problem  # no query has checked it
+    lines = f"Location: {stored.location}\r\n"
+    if stored.etag:
+        lines += f"ETag: {stored.etag}\r\n"
     if stored.replayed:
         lines += "Idempotency-Replayed: true\r\n"
+    if stored.change is not None:  # None in an answer that an older version kept
+        lines += f"Change: {stored.change}\r\n"
     return RawResponse(stored.status, stored.body, lines)
 
 
 async def _problem_of_list(request: web.Request, problem: ProblemError) -> ProblemError:
     """Return a problem with the list of a customer. NotFoundError where none is."""
-    if "customer_id" in request.match_info:
-        customer_id = path_id(request, "customer_id")
-        await request.app[DATABASE].read(db.read_customer, customer_id)
+    customer_id = path_id(request, "customer_id")
+    await request.app[DATABASE].read(db.read_customer, customer_id)
     return problem
 
 
@@ -213,8 +185,8 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
         path_id(request, "purchase_id"),
     )
     if not_modified(request, row.version, "purchase"):
-        return RawResponse(304, lines=_tag_line(row.version))
-    return _purchase_response(row)
+        return RawResponse(304, lines=tag_line(row.version))
+    return purchase_response(row)
 
 
 async def change_purchase(request: web.Request) -> web.StreamResponse:
@@ -236,17 +208,17 @@ async def replace_purchase(request: web.Request) -> web.StreamResponse:
 async def _update(
     request: web.Request, purchase_id: int, changes: PurchaseChanges | NewPurchase
 ) -> RawResponse:
-    row = await request.app[DATABASE].write(
+    row, change = await request.app[DATABASE].write(
         db.update_purchase,
         purchase_id,
         value_or_none(changes.purchase_name),
         value_or_none(changes.quantity),
-        db.now(),
+        author(request),
         precondition(request, "purchase"),
     )
-    response = _purchase_response(row)
+    response = changed(purchase_response(row), change)
     # Whose tag it is: not that of the target (RFC 9110, sections 8.7 and 9.3.4).
-    response.add({"Content-Location": _location(row)})
+    response.add({"Content-Location": location(row)})
     return response
 
 
@@ -270,26 +242,13 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
         raise await _problem_of_list(request, problem)
     write = request.app[DATABASE].write
     if body.delete_all is True:
-        return _deleted(await write(db.delete_all_purchases, number))
+        return deleted(await write(db.delete_all_purchases, number, author(request)))
     purchase_ids = value_or_none(body.purchase_ids) or []
-    return _deleted(await write(db.delete_purchases, number, purchase_ids))
+    chosen = number, purchase_ids, author(request)
+    return deleted(await write(db.delete_purchases, *chosen))
 
 
 # Lists
-
-CUSTOMER_LIST = msgspec.json.Decoder(list[CustomerReply])
-PURCHASE_LIST = msgspec.json.Decoder(list[PurchaseListItem])
-
-
-def _decode_customers(json: str) -> list[CustomerReply]:
-    customers = CUSTOMER_LIST.decode(json)
-    for customer in customers:
-        customer.created_on = short_time(customer.created_on)
-    return customers
-
-
-CUSTOMER_ROWS = RowType(CustomerReply, _decode_customers, as_stored=False)
-PURCHASE_ROWS = RowType(PurchaseListItem, PURCHASE_LIST.decode, as_stored=True)
 
 
 def list_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
@@ -312,6 +271,48 @@ def _list_purchases(
     engine = request.app[DATABASE]
     scan = request.app[SHARES].of(request, engine.scan)
     return respond(request, PURCHASE_ROWS, engine.read, scan, query)
+
+
+# The history
+
+
+async def read_changes(request: web.Request) -> web.StreamResponse:
+    """Return the rows of the history, in the order of the feed."""
+    filters = db.Filters(
+        request_body.number(request, "customer_id", 1, MAX_ID),
+        request_body.number(request, "purchase_id", 1, MAX_ID),
+        request_body.text(request, "caller"),
+        request_body.text(request, "action", get_args(Action)),
+    )
+    descending = request_body.text(request, "order", ("asc", "desc")) == "desc"
+    engine = request.app[DATABASE]
+    scan = request.app[SHARES].of(request, engine.scan)
+    if negotiate(request, FEED_FORMATS) is EVENTS:
+        return await stream(request, scan, engine.read, filters)
+    query = partial(db.read_changes, filters, descending)
+    start = 0 if descending else -1
+    return await respond(request, CHANGE_ROWS, scan, scan, query, start, FEED_FORMATS)
+
+
+def read_change(request: web.Request) -> Awaitable[web.StreamResponse]:
+    """Return the rows of one change."""
+    query = partial(db.read_change, path_id(request, "change_id"))
+    engine = request.app[DATABASE]
+    return respond(request, CHANGE_ROWS, engine.read, engine.scan, query)
+
+
+async def undo_change(request: web.Request) -> web.StreamResponse:
+    """Undo a change."""
+    return await _write_once(
+        request,
+        await request_body.read_empty(request),
+        undone_response,
+        db.undo_change,
+        path_id(request, "change_id"),
+        author(request),
+        db.now(request.app[HISTORY_DAYS] * 24 * 3600),
+        untagged_check(request),
+    )
 
 
 # The server itself
@@ -346,6 +347,8 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 PAGING = frozenset({"limit", "after"})
 OF_ONE = PAGING | {"customer_id"}
 NAMED = PAGING | {"name"}
+FEED = OF_ONE | {"order", "purchase_id", "caller", "action"}
+PURGE = frozenset({"purge"})
 CHOICE = frozenset({"delete_all", "purchase_id"})
 CUSTOMER = "/api/v1/customer"
 ONE_CUSTOMER = "/api/v1/customer/{customer_id}"
@@ -353,10 +356,12 @@ PURCHASES = "/api/v1/purchase/{customer_id}"
 PURCHASE = "/api/v1/purchase/{purchase_id}"
 ONE_PURCHASE = "/api/v1/customer/{customer_id}/purchase/{purchase_id}"
 
+FEED_FORMATS = (*FORMATS, EVENTS)
 FILE_TYPES = ("text/csv", "application/jsonl")
 
 PURCHASE_ITEMS = list[PurchaseListItem]
 CUSTOMER_ITEMS = list[CustomerReply]
+CHANGE_ITEMS = list[ChangeReply]
 UPDATE = SecondBody(NewPurchase, PurchaseReply)
 """The deletion is also the update as it was first described."""
 
@@ -371,11 +376,14 @@ ROUTES = (
     Route("GET", CUSTOMER, list_purchases, None, PURCHASE_ITEMS, 200, "read", OF_ONE),
     Route("GET", ONE_CUSTOMER, read_customer, None, CustomerReply, 200, "read"),
     Route("PATCH", ONE_CUSTOMER, change_customer, CustomerChanges, CustomerReply, 200, "write"),
-    Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write"),
+    Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write", PURGE),
     Route("GET", ONE_PURCHASE, read_purchase, None, PurchaseReply, 200, "read"),
     Route("GET", "/api/v1/customers", find_customers, None, CUSTOMER_ITEMS, 200, "read", NAMED),
     Route("GET", "/api/v1/customers.{format}", find_customers, None, str, 200, "read", NAMED, FILE_TYPES, operation="download_customers"),
     Route("GET", "/api/v1/purchases.{format}", list_purchases, None, str, 200, "read", OF_ONE, FILE_TYPES, operation="download_purchases"),
+    Route("GET", "/api/v1/changes", read_changes, None, CHANGE_ITEMS, 200, "read", FEED),
+    Route("GET", "/api/v1/changes/{change_id}", read_change, None, CHANGE_ITEMS, 200, "read", PAGING),
+    Route("POST", "/api/v1/changes/{change_id}/undo", undo_change, None, UndoReply, 201, "write"),
     Route("GET", "/", welcome, None, ServerInfo, 200, "public"),
     Route("GET", "/livez", livez, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),
     Route("GET", "/readyz", readyz, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),

@@ -26,6 +26,7 @@ from api import docs_page, openapi
 from api.auth import Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
+from api.event_stream import BROADCAST, Broadcast
 from api.middleware import CORS, METRICS, Frame, handle_expect, instrument
 from api.routing import ROUTE_TABLE, RouteTable
 from api.shares import SHARES, Shares
@@ -47,6 +48,8 @@ LOG = logging.getLogger("server")
 
 STOP_SECONDS = 3.0
 """How long a stop waits: for bodies, for handlers, and for those that it cancels."""
+FORGET_SECONDS, PAUSE_SECONDS = 60.0, 0.01
+"""How often old rows are removed, and how long after each unit of that."""
 CLEANUP_SECONDS = 9.0
 """How long all of a stop may take before it is forced."""
 
@@ -67,20 +70,26 @@ def _static_files(secured: bool) -> Mapping[str, docs_page.StaticFile]:
     return docs_page.static_files(description)
 
 
+def _make_metrics(settings: Settings) -> Metrics:
+    quiet = frozenset(route.path for route in handlers.ROUTES if route.is_quiet)
+    log_format = format_for(sys.stdout, settings.log_format)
+    access_log = AccessLog(settings.access_log, log_format, quiet)
+    return Metrics(handlers.VERSION, access_log)
+
+
 def init_app(
     settings: Settings = DEFAULTS, authenticator: Authenticator | None = None
 ) -> web.Application:
     """Return the application, on a database that `try_make_db` has made."""
     authenticator = authenticator or Authenticator()
     cors = Cors(settings.cors_origins)
-    quiet = frozenset(route.path for route in handlers.ROUTES if route.is_quiet)
-    log_format = format_for(sys.stdout, settings.log_format)
-    access_log = AccessLog(settings.access_log, log_format, quiet)
-    metrics = Metrics(handlers.VERSION, access_log)
+    metrics = _make_metrics(settings)
     app = web.Application()
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
     frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
+    app[BROADCAST] = broadcast = Broadcast()
+    app[handlers.HISTORY_DAYS] = settings.history_days
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
     app[ROUTE_TABLE].add_to(
@@ -90,7 +99,7 @@ def init_app(
     async def database(app: web.Application) -> AsyncIterator[None]:
         engine = await db.connect(settings.database_url)
         metrics.engine = app[handlers.DATABASE] = engine
-        forgetting = asyncio.create_task(_forget_keys(engine))
+        forgetting = asyncio.create_task(_forget(engine, settings.history_days))
         metrics.start()
         try:
             yield
@@ -105,20 +114,24 @@ def init_app(
 
     app.cleanup_ctx.append(database)
     app.on_response_prepare.append(finish_head)
+    app.on_shutdown.append(broadcast.close)
     return app
 
 
-async def _forget_keys(engine: db.Engine) -> None:
-    """Delete old idempotency keys, little by little, off the path of requests."""
+async def _forget(engine: db.Engine, history_days: int) -> None:
+    """Remove what is kept no longer, little by little, off the path of requests."""
     while True:
+        oldest = db.now(max(history_days, 1) * 24 * 3600)
         try:
-            while await engine.write(db.forget_keys, 1000) == 1000:
-                pass
+            more = True
+            while more:
+                more = await engine.write(db.forget_some, oldest)
+                await asyncio.sleep(PAUSE_SECONDS)
         except (db.UnavailableError, db.DiskFullError):
             pass  # every request says so already
         except Exception:
-            LOG.exception("old idempotency keys are kept")
-        await asyncio.sleep(60)
+            LOG.exception("what is old is kept")
+        await asyncio.sleep(FORGET_SECONDS)
 
 
 async def serve(
@@ -129,11 +142,11 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload_tokens, settings, authenticator)
+    app = init_app(settings, authenticator)
+    loop.add_signal_handler(signal.SIGHUP, _reload_tokens, settings, authenticator, app)
     if worker is None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     STDERR.start()
-    app = init_app(settings, authenticator)
     connections = limits.max_connections(settings.workers)
     runner = Runner(app, connections, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
@@ -179,7 +192,11 @@ def _not_free(settings: Settings, exc: OSError) -> db.StartupError:
     return db.StartupError(f"HOST {settings.host}, PORT {settings.port}: {reason}")
 
 
-def _reload_tokens(settings: Settings, authenticator: Authenticator) -> None:
+def _reload_tokens(
+    settings: Settings, authenticator: Authenticator, app: web.Application | None = None
+) -> None:
+    if app is not None:
+        app[BROADCAST].end_all()  # whoever listens is authenticated anew
     if settings.api_tokens_file is None:
         return
     try:

@@ -1,6 +1,7 @@
 """Conditional and repeated requests: entity tags and idempotency keys."""
 
 import re
+from collections.abc import Callable
 from hashlib import sha256
 
 import msgspec
@@ -113,6 +114,18 @@ def untagged_problem(request: web.Request) -> ProblemError | None:
             return ProblemError(304, "")
         return ProblemError(412, "This is there, and If-None-Match: * holds no more.")
     return None
+
+
+def untagged_check(request: web.Request) -> Callable[[], None] | None:
+    """Return what raises the problem of a write of what has no tag, None for none."""
+    problem = untagged_problem(request)
+    if problem is None:
+        return None
+
+    def check() -> None:
+        raise problem
+
+    return check
 
 
 def untagged(

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import HttpVersion11, web
+from msgspec import UNSET
 
 import db
 from api.conditional import joined_header, untagged_problem
@@ -88,7 +89,9 @@ def _csv_lines(lines: Iterable[Iterable[Any]]) -> bytes:
 
 def _csv_cell(value: object) -> str:
     """Return a cell that no spreadsheet computes (owasp.org, CSV injection)."""
-    text = "" if value is None else str(value)
+    if isinstance(value, msgspec.Struct):
+        value = ENCODER.encode(value).decode()
+    text = "" if value is None or value is UNSET else str(value)
     if text.startswith(FORMULA_STARTS):
         text = f"'{text}"
     if QUOTED.search(text):  # RFC 4180
@@ -116,17 +119,17 @@ def file_format(name: str) -> Format:
     return FORMATS[1]._replace(lines=lines)
 
 
-def negotiate(request: web.Request) -> Format:
+def negotiate(request: web.Request, formats: Sequence[Format] = FORMATS) -> Format:
     """Return the format that a client prefers (RFC 9110, 12.5.1). ProblemError 406."""
     if request.headers.get("Accept", "*/*") == "*/*":
-        return FORMATS[0]
+        return formats[0]
     accept = joined_header(request, "Accept")
     ranges = dict(_range(part) for part in accept.split(",") if part.strip())
     if not ranges:
-        return FORMATS[0]
-    best = max(FORMATS, key=lambda form: _quality(form.media_type, ranges))
+        return formats[0]
+    best = max(formats, key=lambda form: _quality(form.media_type, ranges))
     if _quality(best.media_type, ranges) <= 0:
-        names = ", ".join(form.media_type for form in FORMATS)
+        names = ", ".join(form.media_type for form in formats)
         raise ProblemError(406, f"A list comes as one of {names}.")
     return best
 
@@ -193,20 +196,29 @@ async def respond(
     read: RunQuery,
     scan: RunQuery,
     query: PageQuery,
+    start: int = 0,
+    formats: Sequence[Format] = FORMATS,
 ) -> web.StreamResponse:
-    """Respond with all rows, or with `limit` of them, in the format asked for."""
+    """Respond with all rows, or with `limit` of them, in the format asked for.
+
+    `start` is what stands for the place before the first row.
+    """
     if "format" in request.match_info:
         form = file_format(request.path.rpartition("/")[2])
     else:
-        form = negotiate(request)
-    limit, after = None, 0
+        form = negotiate(request, formats)
+    limit, after = None, start
     if "?" in request.raw_path:
         limit = number(request, "limit", 1, 1000)
-        after = number(request, "after", 0, MAX_ID) or 0
+        found = number(request, "after", 0, MAX_ID)
+        after = start if found is None else found
     page = await read(query, after, limit or PAGE_ROWS)
     if problem := untagged_problem(request):
         raise problem
     lines = form.lines
+    if page.cursor is not None:
+        lines += f"Feed-Cursor: {page.cursor}\r\n"
+        form = form._replace(lines=lines)
     if page.after is not None:
         if limit is None:
             return await stream(request, form, row_type, page, partial(scan, query))
@@ -227,7 +239,7 @@ async def _fill_page(
         more = await read(query, page.after, limit - page.size)
         comma = "," if page.size and more.size else ""
         json = page.json[:-1] + comma + more.json[1:]
-        page = db.Page(page.size + more.size, json, more.after)
+        page = db.Page(page.size + more.size, json, more.after, page.cursor)
     return page
 
 

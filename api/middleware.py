@@ -15,6 +15,7 @@ from api.cors import Cors
 from api.request_body import MAX_BODY
 from api.responses import (
     CALLER,
+    MAX_ERRORS,
     REQUEST_ID,
     FieldError,
     ProblemError,
@@ -194,6 +195,11 @@ def respond_outside(
     return response
 
 
+def _conflict(reason: str, rows: list[tuple[str, int, str]]) -> ProblemError:
+    errors = [FieldError(f"/{noun}s/{number}", why) for noun, number, why in rows]
+    return ProblemError(409, reason, errors[:MAX_ERRORS])
+
+
 def problem_of(exc: Exception) -> ProblemError | None:
     """Return the problem of a known exception, None for any other."""
     match exc:
@@ -202,7 +208,11 @@ def problem_of(exc: Exception) -> ProblemError | None:
         case db.NotFoundError():
             return ProblemError(404, f"There is no such {exc.args[0]}.")
         case db.ErasedError():
-            return ProblemError(410, "What this created was erased since.")
+            return ProblemError(410, "What this was about was deleted or erased since.")
+        case db.PrunedError():
+            return ProblemError(410, "The history does not reach back to this.")
+        case db.ConflictError():
+            return _conflict(*exc.args)
         case db.KeyReusedError():
             detail = "The Idempotency-Key came before with another request."
             return invalid_field("", detail)

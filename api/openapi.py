@@ -12,7 +12,18 @@ from api.conditional import KEY
 from api.docs_page import ASSETS, STATIC
 from api.responses import ENCODER, PHRASES, PROBLEM, ProblemDetails
 from api.routing import JSON_ONLY, Route
-from api.schemas import MAX_ID, Deletion, Id, NamePart, VersionedReply
+from api.schemas import (
+    MAX_ID,
+    Action,
+    Change,
+    Cursor,
+    CustomerState,
+    Deletion,
+    Id,
+    NamePart,
+    PurchaseState,
+    VersionedReply,
+)
 
 Object = dict[str, Any]
 CHANGING = ("PATCH", "PUT", "DELETE")
@@ -37,11 +48,11 @@ CAUSES: dict[tuple[int, ...], Callable[[Route], bool]] = {
     (400, 422, 500, 503): lambda route: True,
     (401,): lambda route: route.access != "public",
     (403, 507): lambda route: route.access == "write",
-    (404,): lambda route: "{" in route.path or "customer_id" in route.query,
+    (404,): lambda route: "{" in route.path or _is_of_customer(route),
     (406,): lambda route: _is_list(route),
-    (408, 413, 415): lambda route: route.body is not None,
+    (408, 413, 415): lambda route: route.body is not None or route.method == "POST",
     (409,): lambda route: route.method == "POST",
-    (410,): lambda route: route.method == "POST",
+    (410,): lambda route: route.method == "POST" or _is_of_history(route),
     (412,): lambda route: route.access == "write" or _has_tag(route),
     (421,): lambda route: not route.is_probe,
 }
@@ -52,6 +63,7 @@ PARAMETERS: Object = {
     "path": {
         "customer_id": (Id, "The id of a customer."),
         "purchase_id": (Id, "The id of a purchase."),
+        "change_id": (Change, "The number of a change."),
         "format": (Literal["csv", "jsonl"], "For spreadsheets, or JSON Lines."),
         "asset": (Literal["start.js", *ASSETS], "A file of the page."),
     },
@@ -62,6 +74,10 @@ PARAMETERS: Object = {
         "name": (NamePart, "A part of the name."),
         "delete_all": (bool, "In place of a body: delete all."),
         "purchase_id": (list[Id], "In place of a body: delete these."),
+        "purge": (bool, "Erase for good what could else be undone."),
+        "caller": (NamePart, "Only what this caller wrote: the name of a token."),
+        "action": (Action, "Only what did this."),
+        "order": (Literal["asc", "desc"], "The newest first, with `desc`."),
     },
     "header": {
         "Idempotency-Key": (
@@ -72,6 +88,13 @@ PARAMETERS: Object = {
         "If-None-Match": (str, "Answer 304 while the entity tag is one of these."),
     },
 }
+
+FEED_PARAMETERS: Object = {
+    "after": (Cursor, "Only rows past this cursor."),
+    "customer_id": (Id, "Only rows of this customer."),
+    "purchase_id": (Id, "Only rows of this purchase."),
+}
+"""What has another meaning for the history than for other lists."""
 
 REF = "#/components/schemas/"
 
@@ -123,6 +146,15 @@ def _parameters_of(path: str) -> list[str]:
 
 def _is_list(route: Route) -> bool:
     return get_origin(route.reply) is list and route.media_types == JSON_ONLY
+
+
+def _is_of_history(route: Route) -> bool:
+    return route.path.startswith("/api/v1/changes")
+
+
+def _is_of_customer(route: Route) -> bool:
+    """Return whether a list is perhaps that of one customer."""
+    return "customer_id" in route.query and not _is_of_history(route)
 
 
 def _is_download(route: Route) -> bool:
@@ -209,7 +241,8 @@ class _Description:
         components = description["components"]
         bodies = [kind for route in self.routes for kind in route[3:5] if kind]
         _, schemas = msgspec.json.schema_components(
-            [ProblemDetails, *bodies], ref_template=f"{REF}{{name}}"
+            [ProblemDetails, CustomerState, PurchaseState, *bodies],
+            ref_template=f"{REF}{{name}}",
         )
         for name, schema in schemas.items():
             added = components["schemas"].get(name, {})
@@ -240,7 +273,8 @@ class _Description:
 
     def operation(self, route: Route) -> Object:
         name = route.name
-        tags = [f"{row}s" for row in ("purchase", "customer") if row in name]
+        tags = ["history"] if _is_of_history(route) else []
+        tags += [f"{row}s" for row in ("purchase", "customer") if row in name]
         summary = (inspect.getdoc(route.handler) or "").partition("\n\n")[0]
         responses = {str(route.status): self.success(route)}
         if _has_tag(route) and route.method == "GET":
@@ -262,9 +296,11 @@ class _Description:
         """Return the paragraphs that describe an operation."""
         kinds = {
             route.name: True,
-            "of a list": _is_list(route),
+            "of a list": _is_list(route) and not _is_of_history(route),
+            "of the history": _is_list(route) and _is_of_history(route),
             "of a download": _is_download(route),
             "of an addition": route.method == "POST",
+            "of a write": route.access == "write",
             "of one row": route.method == "GET" and _has_row(route),
             "of a change": "If-Match" in self.conditions(route),
             "of a change elsewhere": self.is_elsewhere(route),
@@ -291,13 +327,16 @@ class _Description:
             "query": [name for name in PARAMETERS["query"] if name in route.query],
             "header": self.conditions(route),
         }
+        known = dict(PARAMETERS)
+        if _is_of_history(route):
+            known["query"] = known["query"] | FEED_PARAMETERS
         return [
             {
                 "name": self.name(route, name) if place == "path" else name,
                 "in": place,
-                "description": PARAMETERS[place][name][1],
+                "description": known[place][name][1],
                 "required": place == "path",
-                "schema": _schema(PARAMETERS[place][name][0]),
+                "schema": _schema(known[place][name][0]),
             }
             for place, names in places.items()
             for name in names
@@ -307,21 +346,25 @@ class _Description:
         headers = ["ETag"] if _has_tag(route) else []
         headers += ["Content-Location"] if self.is_elsewhere(route) else []
         headers += ["Location", "Idempotency-Replayed"] if route.status == 201 else []
-        headers += ["Link"] if _is_list(route) or _is_download(route) else []
+        headers += ["Change"] if route.access == "write" else []
+        if _is_list(route) or _is_download(route):
+            headers += ["Link"] + ["Feed-Cursor"] * (not _is_of_history(route))
         headers += ["Content-Disposition"] if _is_download(route) else []
         headers += ["Deprecation", "Link"] if route.second_body is not None else []
         response = _response(f"{PHRASES[route.status]}.", headers)
         return response | {"content": _content(route), "links": self.links(route)}
 
     def links(self, route: Route) -> Object:
-        """Return the requests that a new row allows (OpenAPI 3.1.1, 4.8.20)."""
+        """Return the requests that a reply allows (OpenAPI 3.1.1, 4.8.20)."""
         row = "$response.body#/data/"
         ids: dict[str, str] = {}
-        if route.status == 201:
+        if route.status == 201 and not _is_of_history(route):
             fields = route.reply.__struct_fields__
             own = "purchase_id" if "customer_id" in fields else "customer_id"
             ids = {name: f"{row}{name}" for name in fields if name.endswith("_id")}
             ids[own] = f"{row}id"
+        if route.access == "write":
+            ids["change_id"] = "$response.header.Change"
         links = {}
         for other in self.routes:
             names = _parameters_of(other.path)

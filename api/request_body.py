@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar
@@ -67,6 +67,17 @@ async def read(request: web.Request, body: type[B]) -> B:
     return decode(await _read_all(request), body)
 
 
+async def read_empty(request: web.Request) -> Body:
+    """Return the struct without fields, of no body or of an empty object.
+
+    ProblemError 400, 408, 413, 415, or 422 with all faults.
+    """
+    text = await _read_all(request)
+    if text:
+        _check_content_type(request)
+    return convert(parse(text) if text else {}, Body)
+
+
 async def read_deletion(request: web.Request) -> Deletion | NewPurchase:
     """Return the deletion in a body or a query, or the update that is sent like one.
 
@@ -99,11 +110,8 @@ async def read_deletion(request: web.Request) -> Deletion | NewPurchase:
 def _deletion_query(request: web.Request) -> dict[str, Any]:
     """Return the query as the fields of the body that it stands for."""
     fields: dict[str, Any] = {}
-    texts = request.query.getall("delete_all", [])
-    if texts:
-        if texts not in (["true"], ["false"]):
-            raise invalid_field("/delete_all", "Expected true or false, once.")
-        fields["delete_all"] = texts == ["true"]
+    if "delete_all" in request.query:
+        fields["delete_all"] = switch(request, "delete_all")
     if "purchase_id" in request.query and not fields.get("delete_all"):
         fields["purchase_ids"] = numbers(request, "purchase_id", 1)
     return fields
@@ -166,6 +174,29 @@ def number(request: web.Request, name: str, least: int, most: int) -> int | None
         case [text] if NUMBER.fullmatch(text) and least <= int(text) <= most:
             return int(text)
     raise invalid_field(f"/{name}", f"Expected one whole number, {least} to {most}.")
+
+
+def text(request: web.Request, name: str, known: Collection[str] = ()) -> str | None:
+    """Return the text of a query parameter, None without it. ProblemError 422."""
+    texts = request.query.getall(name, [])
+    if not texts:
+        return None
+    one = texts[0]
+    fits = one in known if known else len(one) <= 200 and "\0" not in one
+    if len(texts) > 1 or not fits:
+        expected = "one text of at most 200 characters, without U+0000"
+        if known:
+            expected = f"one of {', '.join(known)}"
+        raise invalid_field(f"/{name}", f"Expected {expected}.")
+    return texts[0]
+
+
+def switch(request: web.Request, name: str) -> bool:
+    """Return the truth of a query parameter, False without it. ProblemError 422."""
+    texts = request.query.getall(name, ["false"])
+    if texts not in (["true"], ["false"]):
+        raise invalid_field(f"/{name}", "Expected true or false, once.")
+    return texts == ["true"]
 
 
 def decode(text: bytes, body: type[B]) -> B:

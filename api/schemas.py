@@ -1,7 +1,7 @@
 """The structs of request and reply bodies, with the limits of their values."""
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,6 +20,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NOT_BLANK)]
 Address = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
 Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
+Cursor = Annotated[str, Meta(pattern="^[0-9]{1,19}$")]
+Change = Annotated[str, Meta(pattern="^[1-9][0-9]{0,18}$")]
 PurchaseIds = Annotated[list[Id], Meta(max_length=MAX_IDS)] | UnsetType
 
 
@@ -116,6 +118,67 @@ class PurchaseReply(VersionedReply):
     last_updated_on: str | None
 
 
+class CustomerState(msgspec.Struct):
+    """A customer, as the history shows it."""
+
+    id: str
+    name: str
+    address: str | None
+    created_on: str
+
+
+class PurchaseState(msgspec.Struct):
+    """A purchase, as the history shows it."""
+
+    id: str
+    purchase_name: str
+    quantity: int
+    purchased_on: str
+    last_updated_on: str | None
+    customer_id: str
+
+
+Action = Literal[
+    "customer.created",
+    "customer.updated",
+    "customer.deleted",
+    "customer.restored",
+    "customer.erased",
+    "purchase.added",
+    "purchase.updated",
+    "purchase.deleted",
+    "purchase.restored",
+    "purchases.cleared",
+    "purchases.restored",
+]
+
+
+class ChangeReply(msgspec.Struct):
+    """A row of the history: what a change did to one customer or purchase."""
+
+    cursor: str
+    change: str
+    at: str
+    caller: str | None
+    action: Action
+    customer_id: str
+    purchase_id: str | None
+    before: Any
+    """CustomerState, PurchaseState, or None for what did not exist."""
+    now: Any
+    """The same as it is now, None for what is gone."""
+    purchases: int | UnsetType = UNSET
+    """How many went or came at once."""
+
+
+class UndoReply(msgspec.Struct):
+    """A change that undid another."""
+
+    change: str
+    undoes: str
+    rows: int
+
+
 class ServerInfo(msgspec.Struct):
     """The name and the version of this server."""
 
@@ -130,6 +193,13 @@ class HealthReply(msgspec.Struct, omit_defaults=True):
 
     status: str
     database: str | None = None
+
+
+def rfc3339(stored: str) -> str:
+    """Return `2022-04-09 12:43:22.237526+00:00` as `2022-04-09T12:43:22.237526Z`."""
+    if len(stored) == len("2022-04-09 12:43:22.237526+00:00"):
+        return f"{stored[:10]}T{stored[11:26]}Z"
+    return stored  # no time, in a row taken over from the described server
 
 
 NAMES = "JanFebMarAprMayJunJulAugSepOctNovDec"

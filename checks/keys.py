@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import db
-import handlers
+from api import replies
 from checks.support.server_process import print_table
 from storage import sqlite_file
 from storage.batch_queue import run_unit
@@ -28,6 +28,7 @@ TYPICAL_BYTES = 600
 LONGEST_BYTES = 6000
 """What any key may take: all that a client chooses is as long as it may be."""
 
+BY = ("shop-till", db.now())
 Add = Callable[[Any, int], None]
 """Store a key, of a number that no other has, on a connection."""
 
@@ -44,9 +45,9 @@ def add_typical(raw: Any, number: int) -> None:
         raw,
         db.run_idempotent(
             _key(number, "shop-till", "/api/v1/purchase/1", key),
-            handlers._added_response,
+            replies.added_response,
             db.add_purchase,
-            *(1, "Iphone 12 Pro", 4, db.now()),
+            *(1, "Iphone 12 Pro", 4, *BY),
         ),
     )
 
@@ -58,9 +59,9 @@ def add_longest(raw: Any, number: int) -> None:
         raw,
         db.run_idempotent(
             _key(number, "n" * 64, "/api/v1/customer", f"{number:0>255}"),
-            handlers._created_response,
+            replies.created_response,
             db.add_customer,
-            *(name, address, db.now()),
+            *(name, address, *BY),
         ),
     )
 
@@ -71,7 +72,7 @@ def bytes_of_a_key(folder: Path, add: Add, rows: int) -> int:
     sqlite_file.create_or_migrate(path)
     with closing(driver.connect(path, isolation_level=None)) as raw:
         raw.execute("BEGIN")
-        run_unit(raw, db.add_customer("John Doe", "", db.now()))
+        run_unit(raw, db.add_customer("John Doe", "", *BY))
         for number in range(rows):
             add(raw, number)
         raw.execute("COMMIT")

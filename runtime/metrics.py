@@ -68,6 +68,8 @@ class Metrics(Collector):
         self.version = version
         self.access_log = access_log
         self.in_flight = 0
+        self.listeners = 0
+        """How many of them follow the feed, and end only with their clients."""
         self.requests: list[RequestRecord] = []
         self.counts = MetricsSnapshot({}, {})
         """The requests of this process and of the worker whose place it took."""
@@ -118,7 +120,7 @@ class Metrics(Collector):
         self.flush()
 
     def _snapshot(self) -> MetricsSnapshot:
-        totals = Counter({"in_flight": self.in_flight})
+        totals = Counter({"in_flight": self.in_flight, "listeners": self.listeners})
         totals["dropped"] = self.access_log.writer.dropped
         totals["log dropped"] = STDERR.dropped
         if self.engine is not None:
@@ -157,6 +159,8 @@ class Metrics(Collector):
         yield durations
         name = "http_server_active_requests"
         yield GaugeMetricFamily(name, "Requests being answered.", totals["in_flight"])
+        text = "Requests among them that follow the feed."
+        yield GaugeMetricFamily("feed_listeners", text, totals["listeners"])
         name = "access_log_lines_dropped"
         text = "Lines that stdout did not take."
         yield CounterMetricFamily(name, text, totals["dropped"])

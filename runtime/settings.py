@@ -21,6 +21,7 @@ def _integer(least: int, most: int, noun: str) -> Callable[[str], int]:
 
 
 _port = _integer(0, 65535, "a port")
+_days = _integer(0, 36500, "a number of days")
 _workers = _integer(1, 256, "a number of processes")
 
 
@@ -143,6 +144,9 @@ class Settings(NamedTuple):
             _host_names,
         ),
     ] = ()
+    history_days: Annotated[
+        int, Setting("how long a change can be undone; `0` keeps no values", _days)
+    ] = 30
     log_level: Annotated[
         str, Setting("`debug`, `info`, `warning` or `error`, on stderr", _level)
     ] = "info"

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from storage.engine import (
     SINGLE_QUERIES,
     TURN_SECONDS,
+    RecordedInsert,
     Row,
     Statement,
     T,
@@ -168,6 +169,8 @@ def _run_units(
     """Return the outcomes, up to the first unit that only a savepoint can undo."""
     raw, outcomes = connection.raw, list[Any]()
     inserted = {} if use_savepoints else insert_together(raw, batch)
+    if inserted is None:
+        return outcomes
     for place, (query, args, _, _) in enumerate(batch):
         if place in inserted:
             outcomes.append(inserted[place])
@@ -202,48 +205,75 @@ def run_unit(raw: Any, unit: Unit[T]) -> T:
 
 
 def fetch_rows(raw: Any, statement: Statement, parameters: Row) -> list[Row]:
-    """Run a statement and return its rows, of an INSERT the id of its row."""
+    """Run a statement and return its rows, of an INSERT the id of its last row."""
+    if not statement.sqlite:
+        return []
     if statement.inserts:
-        try:
-            return [(raw.execute(statement.sqlite, parameters).lastrowid,)]
-        except driver.IntegrityError as exc:
-            if "FOREIGN KEY" not in str(exc):  # pysqlite3 gives no extended code
-                raise
-            return []
+        if isinstance(statement, RecordedInsert):
+            return insert_rows(raw, statement, [parameters])
+        return [(raw.execute(statement.sqlite, parameters).lastrowid,)]
     rows: list[Row] = raw.execute(statement.sqlite, parameters).fetchall()
     return rows
 
 
-def insert_together(raw: Any, batch: list[QueuedUnit]) -> dict[int, Any]:
-    """Run the units of a batch that consist of the same INSERT as one statement."""
-    # Return their results by their places in the batch; none where a constraint refuses
-    # a row, for then each has to be tried alone.
+def insert_rows(
+    raw: Any, statement: RecordedInsert, parameters: Sequence[Row]
+) -> list[Row]:
+    """Insert rows of one caller; return their ids and those of their history.
+
+    No ids where what a row refers to is not there: some may be inserted all the same.
+    """
+    count = len(parameters)
+    try:
+        if count > 1:
+            values = [value for row in parameters for value in row[:-2]]
+            last = raw.execute(_values(statement.sqlite, count), values).lastrowid
+        else:
+            last = raw.execute(statement.sqlite, parameters[0][:-2]).lastrowid
+    except driver.IntegrityError as exc:
+        if "FOREIGN KEY" not in str(exc):  # pysqlite3 gives no extended code
+            raise
+        return []
+    # sqlite.org/autoinc.html: each row's id is one more than that of the last
+    ids = range(last - count + 1, last + 1)
+    cursor = raw.execute(statement.record, (*parameters[-1][-2:], ids[0], last))
+    if cursor.rowcount < count:
+        return []
+    first: int = cursor.lastrowid - count + 1
+    return [*zip(ids, range(first, first + count), strict=True)]
+
+
+def insert_together(raw: Any, batch: list[QueuedUnit]) -> dict[int, Any] | None:
+    """Run the units of a batch that consist of the same INSERT as one statement.
+
+    Return their results by their places in the batch, None where what one refers to is
+    not there and only undoing all of it helps.
+    """
     results: dict[int, Any] = {}
-    inserts: dict[Statement, list[tuple[int, Unit[Any], Row]]] = {}
+    groups: dict[tuple[Any, str], list[tuple[int, Unit[Any], Row]]] = {}
     for place, (query, args, _, _) in enumerate(batch):
         if query in SINGLE_QUERIES:
             unit = query(*args)
             statement, parameters = next(unit)
-            inserts.setdefault(statement, []).append((place, unit, parameters))
-    for statement, units in inserts.items():
+            group = groups.setdefault((statement, parameters[-1]), [])
+            group.append((place, unit, parameters))
+    for (statement, _), units in groups.items():
         if len(units) < 2:
             continue
-        values = [value for _, _, parameters in units for value in parameters]
-        try:
-            cursor = raw.execute(_insert_rows(statement.sqlite, len(units)), values)
-        except driver.IntegrityError:
-            continue
-        # sqlite.org/autoinc.html: each row's id is one more than that of the last
-        first: int = cursor.lastrowid - len(units) + 1
-        for number, (place, unit, _) in enumerate(units, first):
+        before = raw.total_changes
+        rows = insert_rows(raw, statement, [row for _, _, row in units])
+        if not rows and raw.total_changes != before:
+            return None
+        for (place, unit, _), row in zip(units, rows, strict=False):
             try:
-                unit.send([(number,)])
+                unit.send([row])
             except StopIteration as done:
                 results[place] = done.value
     return results
 
 
 @cache
-def _insert_rows(sql: str, count: int) -> str:
+def _values(sql: str, count: int) -> str:
+    """Return an INSERT of so many rows."""
     values = sql[sql.rindex("(") :]
     return sql + f", {values}" * (count - 1)

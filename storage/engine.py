@@ -19,9 +19,9 @@ Row = tuple[Any, ...]
 class Statement:
     """SQL with `?` for each parameter, its variants for the engines side by side.
 
-    An INSERT for SQLite without RETURNING returns the id of its row all the same, or
-    no row where a foreign key refuses it; SQLite runs that sooner, since RETURNING
-    makes a table of what it returns, and several of them as one statement.
+    Where one engine has nothing to do, its variant is empty and has no rows. An INSERT
+    for SQLite without RETURNING returns the id of its last row all the same; SQLite
+    runs that sooner, since RETURNING makes a table of what it returns.
     """
 
     __slots__ = ("inserts", "postgres", "sqlite")
@@ -32,6 +32,28 @@ class Statement:
         first, *rest = (postgres or sql).split("?")
         numbered = (f"${number}{text}" for number, text in enumerate(rest, 1))
         self.postgres = first + "".join(numbered)
+
+
+class RecordedInsert(Statement):
+    """An INSERT of one row and of its row of the history.
+
+    Returns the ids of both, or no row where that which it refers to is not there. The
+    last two parameters are of the history: the time and the caller. SQLite inserts
+    several rows with one statement, and records those of one caller with another,
+    `record`, whose parameters are the two and the first and the last id.
+    """
+
+    __slots__ = ("record",)
+
+    def __init__(self, *, sqlite: str, record: str, postgres: str) -> None:
+        super().__init__(sqlite=sqlite, postgres=postgres)
+        self.record = record
+
+
+class RecentStatement(Statement):
+    """A SELECT without parameters whose rows may be a moment old."""
+
+    __slots__ = ()
 
 
 def for_update(sql: str) -> Statement:
@@ -49,7 +71,7 @@ SINGLE_QUERIES: set[Callable[..., Any]] = set()
 
 
 def single(query: Query) -> Query:
-    """Mark a query whose units consist of one statement, which must be an INSERT."""
+    """Mark a query whose units consist of one statement, a RecordedInsert."""
     # Such units are inserted together on SQLite, and need no BEGIN on PostgreSQL.
     SINGLE_QUERIES.add(query)
     return query

@@ -14,7 +14,9 @@ MIGRATION_SECONDS = 600.0
 LOCK_KEY = APPLICATION_ID
 """The advisory lock under which one process at a time migrates."""
 SCHEMA_TABLE = "customer_purchase_schema"
-TABLES = ("customer", "purchases", "idempotency")
+TABLES = ("customer", "purchases", "idempotency", "history", "hidden")
+START_TABLE = "history_start"
+"""Of one row: up to where the history was forgotten."""
 # current_schema() as text would have to be quoted to become a regnamespace.
 SELECT_RELATIONS = """
 SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
@@ -81,7 +83,7 @@ async def migrate(connection: Any) -> None:
     version, newest = 0, len(POSTGRES_MIGRATIONS)
     if SCHEMA_TABLE in names:
         version = await connection.fetchval(f"SELECT version FROM {SCHEMA_TABLE}")  # noqa: S608 - a literal
-    elif foreign := names & {*TABLES}:
+    elif foreign := names & {*TABLES, START_TABLE}:
         raise StartupError(f"table {min(foreign)} is of another program")
     if version not in range(newest + 1):
         raise StartupError("made by a newer version of this server")

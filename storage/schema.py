@@ -22,6 +22,7 @@ MIGRATIONS = (
     _script("sqlite_3_canonical_names"),
     # Without rowids, each of the two indexes repeated the four columns of the key.
     _script("sqlite_4_keys_with_rowids"),
+    _script("sqlite_5_history"),
 )
 """Script n takes a database from `user_version` n to n + 1."""
 POSTGRES_MIGRATIONS = (
@@ -29,6 +30,7 @@ POSTGRES_MIGRATIONS = (
     # Without a key, publications of all tables refuse its updates.
     _script("postgres_2_version_key"),
     _script("postgres_3_canonical_names"),
+    _script("postgres_4_history"),
 )
 """Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
 

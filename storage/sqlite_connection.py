@@ -55,6 +55,7 @@ PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)};
 PRAGMA foreign_keys = ON;
 PRAGMA synchronous = FULL;
 PRAGMA trusted_schema = OFF;
+PRAGMA secure_delete = ON;
 PRAGMA cell_size_check = ON;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA wal_autocheckpoint = {4 * WAL_PAGES if WAL_RESET_FIXED else 3000};

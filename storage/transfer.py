@@ -45,14 +45,15 @@ WHERE NOT EXISTS (SELECT FROM customer c WHERE c.id = p.customer_id) LIMIT 1"""
 VALIDATE_CONSTRAINT = """
 ALTER TABLE purchases VALIDATE CONSTRAINT purchases_customer"""
 SELECT_SEQUENCES = """
-SELECT name, seq FROM sqlite_sequence WHERE name IN ('customer', 'purchases')"""
+SELECT name, seq FROM sqlite_sequence
+WHERE name IN ('customer', 'purchases', 'history')"""
 SET_NEXT_ID = """
 SELECT setval('{0}_id_seq', greatest(last_value, $1), is_called OR $1 > 0)
 FROM {0}_id_seq"""
 
 
 async def copy(source_url: str, dest_url: str) -> None:
-    """Copy a database: rows, ids, times, versions, idempotency keys, next ids.
+    """Copy a database: rows, ids, times, versions, history, idempotency keys, next ids.
 
     StartupError. Counts and sums of every column are compared before the commit. A
     server may go on using the source; its writes after the start are not copied.
@@ -89,6 +90,8 @@ async def _copy_all(source: Any, destination: Any) -> None:
     await destination.execute(DROP_CONSTRAINT)
     for table in postgres_schema.TABLES:
         await _copy_table(source, destination, table)
+    await destination.execute(f"DELETE FROM {postgres_schema.START_TABLE}")  # noqa: S608
+    await _copy_table(source, destination, postgres_schema.START_TABLE)
     await destination.execute(ADD_CONSTRAINT)
     if not await destination.fetch(SELECT_ORPHAN):
         await destination.execute(VALIDATE_CONSTRAINT)

@@ -87,6 +87,7 @@ TITLES = {
     405: "Method Not Allowed",
     406: "Not Acceptable",
     408: "Request Timeout",
+    409: "Conflict",
     410: "Gone",
     412: "Precondition Failed",
     413: "Content Too Large",
@@ -150,7 +151,7 @@ def check_reply(reply: ClientReply, status: int) -> ClientReply:
             "detail": Like(r"[ -~]{5,200}"),
             "request_id": headers["X-Request-Id"],
         }
-        if status == 422:
+        if status == 422 or (status == 409 and "errors" in reply.json):
             error = {"pointer": Like("(/.*)?"), "detail": Like(".+")}
             problem["errors"] = [error] * max(len(reply.json.get("errors", "")), 1)
         assert reply.json == problem, str(reply)
@@ -229,8 +230,19 @@ Main = Callable[..., tuple[int | str | None, str, str]]
 
 def add_many(customer: int, number: int) -> db.Unit[None]:
     """Add purchases in one unit of work."""
+    at = db.now()
     for turn in range(number):
-        yield db.INSERT_PURCHASE, (f"thing {turn}", 1, db.now(), customer)
+        yield db.INSERT_PURCHASE, (f"thing {turn}", 1, at, customer, at, "")
+
+
+def author(caller: str = "") -> db.Author:
+    """Return somebody who writes now."""
+    return db.Author(caller, db.now(), keeps_images=True)
+
+
+def by(caller: str = "") -> tuple[str, str]:
+    """Return who adds something now, and when."""
+    return caller, db.now()
 
 
 def count(table: str) -> db.Unit[int]:
@@ -315,7 +327,7 @@ GUARDED = [
 SETTINGS = {
     *("HOST", "PORT", "DATABASE_URL", "WORKERS", "API_TOKENS_FILE"),
     *("ALLOW_ANONYMOUS", "CORS_ORIGINS", "LOG_LEVEL", "ACCESS_LOG"),
-    *("ALLOWED_HOSTS", "LOG_FORMAT"),
+    *("ALLOWED_HOSTS", "LOG_FORMAT", "HISTORY_DAYS"),
 }
 
 

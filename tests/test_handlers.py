@@ -13,6 +13,7 @@ import db
 import handlers
 from api import schemas
 from api.auth import Authenticator, read_tokens
+from queries import idempotency
 from tests.support import (
     ALL,
     IDS,
@@ -41,7 +42,7 @@ async def test_find_in_bounded_steps(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit looks at few rows; the answer is whole all the same."""
-    monkeypatch.setattr(db, "SCAN_ROWS", 3)
+    monkeypatch.setattr("queries.lists.SCAN_ROWS", 3)
     for number in range(12):
         name = "rare" if number in (5, 10) else "frequent"
         await api("POST /api/v1/customer", {"name": name, "address": ""}, 201)
@@ -234,7 +235,7 @@ async def test_expired_key_of_another(
     ann = {"Authorization": "Bearer a", "Idempotency_Key": "k"}
     bob = {"Authorization": "Bearer b", "Idempotency_Key": "k"}
     today = db.now
-    monkeypatch.setattr(db, "now", lambda ago=0: today(ago + 25 * 3600))
+    monkeypatch.setattr(idempotency, "now", lambda ago=0: today(ago + 25 * 3600))
     await api("POST /api/v1/customer", JOHN, 201, **ann)
     monkeypatch.undo()
     first = await api("POST /api/v1/customer", JOHN, 201, **bob)

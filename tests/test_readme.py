@@ -12,6 +12,8 @@ from yarl import URL
 from checks.support.server_process import serving
 from tests.support import LONG, PROJECT, SHORT
 
+RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+
 
 class Curl(argparse.ArgumentParser):
     """Reads the options of curl that the README uses."""
@@ -60,7 +62,7 @@ def send(port: int, command: str) -> str:
 
 def masked(reply: str) -> list[str]:
     """Return the lines of a reply without what differs from run to run."""
-    for pattern in (SHORT.shape, LONG.shape, r"(?m)^Date: .*$"):
+    for pattern in (SHORT.shape, LONG.shape, RFC3339, r"(?m)^Date: .*$"):
         reply = re.sub(pattern, "<time>", reply)
     pattern = r'("request_id": ?"|X-Request-Id: )[\w.-]+'
     reply = re.sub(pattern, r"\1<id>", reply)

@@ -12,7 +12,7 @@ PEERS = Path(__file__).resolve().parent
 PROJECT = PEERS.parent.parent
 INSTALLED = PROJECT / ".bench"
 HERE, HEAD = INSTALLED / "here", INSTALLED / "head"
-PACKAGES = ("api", "storage", "runtime", "console")
+PACKAGES = ("api", "queries", "storage", "runtime", "console")
 """The folders of the program, beside its modules."""
 MODULES = INSTALLED / "fastify" / "node_modules"
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,11 @@ from email.message import Message
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+ANSWERED = re.compile(
+    r'_count\{http_request_method="(\w+)",'
+    r'http_response_status_code="2\d\d",http_route="([^"]+)"'
+)
+"""A line of /metrics on requests that were answered 2xx."""
 VISITOR = """
 import sqlite3, sys
 file = sqlite3.connect(sys.argv[1])
@@ -299,6 +305,13 @@ def call(server: Server, method: str, path: str, value: object = None) -> Reply:
     """Send one proper request, with a JSON body unless that is None."""
     body = None if value is None else json.dumps(value).encode()
     return exchange(server.port, request_bytes(method, path, body), method)
+
+
+def answered_routes(server: Server, token: str | None) -> set[tuple[str, str]]:
+    """Return the methods and paths of the routes that have answered 2xx."""
+    headers = [("Authorization", f"Bearer {token}")] if token else []
+    request = request_bytes("GET", "/metrics", None, headers)
+    return {*ANSWERED.findall(exchange(server.port, request).body.decode())}
 
 
 def visitor_of(database: Path) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pytest
 
 import db
 from api.auth import Authenticator, read_tokens
+from queries import idempotency
 from tests.support import (
     GUARDED,
     JOHN,
@@ -58,7 +59,7 @@ async def test_key_expires(
     line, today = "POST /api/v1/purchase/1", db.now
 
     def later(hours: float) -> None:
-        monkeypatch.setattr(db, "now", lambda ago=0: today(ago - hours * 3600))
+        monkeypatch.setattr(idempotency, "now", lambda ago=0: today(ago - hours * 3600))
 
     await api(line, PHONE, 201, Idempotency_Key="k")
     await api(line, PHONE, 201, Idempotency_Key="other")
@@ -84,7 +85,7 @@ async def test_old_keys_are_forgotten(
     def fill() -> db.Unit[None]:
         for turn in range(1100):
             key = ("", "POST", "/api/v1/customer", str(turn), "x")
-            yield db.CLAIM_KEY, (*key, db.now(25 * 3600), db.now(0))
+            yield idempotency.CLAIM_KEY, (*key, db.now(25 * 3600), db.now(0))
 
     await engine.write(fill)
     await api("POST /api/v1/customer", JOHN, 201, Idempotency_Key="fresh")

@@ -24,7 +24,7 @@ CHUNKS = b"5;a=b\r\n" + BODY[:5] + b"\r\n%x\r\n" % (len(BODY) - 5) + BODY[5:] + 
 UPGRADE = b"GET /livez HTTP/1.1\r\n%bConnection: Upgrade\r\nUpgrade: %%b\r\n\r\n" % HOST
 
 VARYING = re.compile(
-    "(Date|X-Request-Id|Location|Content-Length): .*"
+    "(Date|X-Request-Id|Location|Change|Content-Length): .*"
     '|"(id|created_on|request_id)":[^,}]*'
 )
 """What two answers to the same request do not share."""

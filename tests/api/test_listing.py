@@ -220,7 +220,7 @@ async def test_search_without_a_match(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch, accept: str, text: str
 ) -> None:
     """A search that takes several units of work and finds nothing is a whole list."""
-    monkeypatch.setattr(db, "SCAN_ROWS", 3)
+    monkeypatch.setattr("queries.lists.SCAN_ROWS", 3)
     for _ in range(7):
         await api("POST /api/v1/customer", JOHN, 201)
     reply = await api("GET /api/v1/customers?name=nobody", Accept=accept)

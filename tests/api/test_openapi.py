@@ -173,6 +173,112 @@ async def test_deletions_are_told_apart(api: ApiClient) -> None:
         assert fitting == [name], value
 
 
+def headers_of(operation: Operation, status: int) -> set[str]:
+    return set(operation["responses"][str(status)]["headers"])
+
+
+WRITES: list[tuple[str, str, object, int]] = [
+    ("create_customer", "POST /api/v1/customer", JOHN, 201),
+    ("add_purchase", "POST /api/v1/purchase/1", PHONE, 201),
+    ("change_customer", "PATCH /api/v1/customer/1", {"name": "Jane"}, 200),
+    ("change_purchase", "PATCH /api/v1/purchase/1", {"quantity": 5}, 200),
+    ("replace_purchase", "PUT /api/v1/purchase/1", PHONE, 200),
+    ("delete_purchases", "DELETE /api/v1/purchase/1", {"delete_all": True}, 200),
+    ("undo_change", "POST /api/v1/changes/6/undo", None, 201),
+    ("erase_customer", "DELETE /api/v1/customer/1?purge=true", None, 200),
+]
+
+
+@one_engine
+async def test_changes_are_described(
+    api: ApiClient, operations: dict[str, Operation]
+) -> None:
+    """Every write has the number of its change, and links to it."""
+    for number, (name, target, body, status) in enumerate(WRITES, start=1):
+        reply = await api(target, body, status)
+        assert reply.headers["Change"] == str(number), name
+        described = operations[name]["responses"][str(status)]
+        assert headers_of(operations[name], status) >= {"Change", "X-Request-Id"}
+        for link in ("read_change", "undo_change"):
+            assert described["links"][link] == {
+                "operationId": link,
+                "parameters": {"change_id": "$response.header.Change"},
+            }
+    written = {name for name, *_ in WRITES}
+    assert written == {
+        route.name for route in handlers.ROUTES if route.access == "write"
+    }
+    reading = [operations[name] for name in operations.keys() - written]
+    assert not any("Change" in headers_of(operation, 200) for operation in reading)
+
+
+@one_engine
+async def test_cursors_are_described(
+    api: ApiClient, operations: dict[str, Operation]
+) -> None:
+    """A list says from where to follow the feed, which itself has cursors in rows."""
+    await api("POST /api/v1/customer", JOHN, 201)
+    for name, path in (
+        ("list_purchases", "/api/v1/customer"),
+        ("list_customer_purchases", "/api/v1/purchase/1"),
+        ("find_customers", "/api/v1/customers"),
+        ("download_customers", "/api/v1/customers.csv"),
+        ("download_purchases", "/api/v1/purchases.jsonl"),
+        ("read_changes", "/api/v1/changes"),
+        ("read_change", "/api/v1/changes/1"),
+    ):
+        reply = await api(f"GET {path}")
+        has_cursor = name not in ("read_changes", "read_change")
+        assert ("Feed-Cursor" in reply.headers) == has_cursor, str(reply)
+        assert ("Feed-Cursor" in headers_of(operations[name], 200)) == has_cursor
+
+
+@one_engine
+async def test_undo_is_described(
+    api: ApiClient, operations: dict[str, Operation]
+) -> None:
+    """The link of its 201 leads to the change; its problems are listed."""
+    await api("POST /api/v1/customer", JOHN, 201)
+    undone = await api("POST /api/v1/changes/1/undo", None, 201)
+    described = operations["undo_change"]["responses"]
+    assert {"403", "404", "409", "410", "412", "413", "415", "422"} <= described.keys()
+    assert headers_of(operations["undo_change"], 201) == {
+        *("Change", "Location", "Idempotency-Replayed", "X-Request-Id")
+    }
+    link = described["201"]["links"]["read_change"]["parameters"]["change_id"]
+    number = undone.headers[link.removeprefix("$response.header.")]
+    assert undone.headers["Location"] == f"/api/v1/changes/{number}"
+    (row,) = (await api(f"GET /api/v1/changes/{number}")).data
+    assert row["change"] == undone.data["change"] == number
+    assert "requestBody" not in operations["undo_change"]
+    assert names_of(operations["undo_change"], "header") == {"Idempotency-Key"}
+    for name in ("read_changes", "read_change"):
+        assert "410" in operations[name]["responses"]
+        assert "409" not in operations[name]["responses"]
+    assert names_of(operations["erase_customer"], "query") == {"purge"}
+
+
+@one_engine
+async def test_states_are_described(api: ApiClient) -> None:
+    """Each row of the history fits its schema; its states fit one schema each."""
+    await api("POST /api/v1/customer", JOHN, 201)
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    await api("PATCH /api/v1/customer/1", {"name": "Jane"})
+    await api("PATCH /api/v1/purchase/1", {"quantity": 5})
+    await api("DELETE /api/v1/purchase/1", {"delete_all": True})
+    await api("DELETE /api/v1/customer/1")
+    description = (await api("GET /openapi.json")).json
+    validator = OAS31Validator(
+        {"$ref": "#/components/schemas/ChangeReply", **description}
+    )
+    rows = (await api("GET /api/v1/changes")).data
+    for row in rows:
+        validator.validate(row)
+    for name in ("before", "now"):  # of no kind, or of a mixture
+        for state in ({}, {**rows[2]["before"], **rows[3]["before"]}):
+            assert not validator.is_valid({**rows[0], name: state})
+
+
 def test_server_is_where_the_description_is() -> None:
     """Behind a proxy under a path, too: neither page nor generator leaves it."""
     text = openapi.describe(handlers.ROUTES, handlers.VERSION)

@@ -19,6 +19,7 @@ from tests.support import (
     JOHN,
     PHONE,
     ApiClient,
+    by,
     count,
     list_ids,
     list_names,
@@ -44,7 +45,7 @@ def fails(changes: bool) -> db.Unit[None]:
     """Fail, with or without having changed something."""
     yield db.SELECT_CUSTOMER, (1,)
     if changes:
-        yield db.INSERT_CUSTOMER, ("half", "", db.now(), "half")
+        yield db.INSERT_CUSTOMER, ("half", "", db.now(), "half", db.now(), "")
     raise ValueError("it fails")
 
 
@@ -53,19 +54,20 @@ async def test_failed_unit_among_others(
     api: ApiClient, engine: Any, changes: bool
 ) -> None:
     names = [f"c{number}" for number in range(20)]
-    units = [engine.write(db.add_customer, name, "", db.now()) for name in names]
+    units = [engine.write(db.add_customer, name, "", *by()) for name in names]
     units[10:10] = [engine.write(fails, changes)]
     outcomes = await asyncio.gather(*units, return_exceptions=True)
     assert isinstance(outcomes.pop(10), ValueError)
-    assert [getattr(outcome, "name", outcome) for outcome in outcomes] == names
+    added = [one.result.name for one in outcomes if isinstance(one, db.Written)]
+    assert added == names
     assert sorted(await list_names(api)) == sorted(names)
 
 
 async def test_statement_refused_among_others(api: ApiClient, engine: Any) -> None:
     def wrong() -> db.Unit[None]:
-        yield db.INSERT_CUSTOMER, (None, "", db.now(), "")
+        yield db.INSERT_CUSTOMER, (None, "", db.now(), "", db.now(), "")
 
-    units = [engine.write(db.add_customer, "a", "", db.now()), engine.write(wrong)]
+    units = [engine.write(db.add_customer, "a", "", *by()), engine.write(wrong)]
     outcomes = await asyncio.gather(*units, return_exceptions=True)
     assert isinstance(outcomes[1], Exception)
     assert await list_names(api) == ["a"]
@@ -111,7 +113,7 @@ async def test_clients_that_go_away(api: ApiClient, engine: Any, customer: int) 
 
 async def test_callers_that_are_cancelled(api: ApiClient, engine: Any) -> None:
     async def add(number: int) -> None:
-        await engine.write(db.add_customer, f"c{number}", "", db.now())
+        await engine.write(db.add_customer, f"c{number}", "", *by())
 
     tasks = [asyncio.create_task(add(number)) for number in range(300)]
     for number, task in enumerate(tasks):
@@ -142,7 +144,7 @@ async def test_no_other_writer_comes_between(
                 other.commit()
             except driver.OperationalError as exc:
                 outcomes.append(sqlite_connection.code_of(exc))
-        yield db.UPDATE_CUSTOMER, ("ours", "ours", None, 1)
+        yield db.UPDATE_CUSTOMER, ("ours", "ours", None, 1, 1)
 
     await engine.write(read_and_write)
     assert outcomes == [sqlite_connection.BUSY]
@@ -230,7 +232,7 @@ async def test_caller_that_is_gone_and_late(
     monkeypatch.setattr(batch_queue, "TURN_SECONDS", 0.1)
     with holding_writes(engine):
         await asyncio.sleep(0.05)
-        gone = [engine.write(db.add_customer, "gone", "", db.now()) for _ in range(3)]
+        gone = [engine.write(db.add_customer, "gone", "", *by()) for _ in range(3)]
         for future in gone:
             future.cancel()
         await asyncio.sleep(0.2)
@@ -250,7 +252,7 @@ async def test_time_behind_a_hanging_disk(
         monkeypatch.setattr(batch_queue, f"{name}_SECONDS", seconds)
     with holding_writes(engine) as futures:
         await asyncio.sleep(0.05)
-        waiting = [engine.write(db.add_customer, "x", "", db.now()) for _ in range(3)]
+        waiting = [engine.write(db.add_customer, "x", "", *by()) for _ in range(3)]
         done, _ = await asyncio.wait(waiting, timeout=4)
         assert len(done) == 3
         assert not futures[0].done()

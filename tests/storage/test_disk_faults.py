@@ -26,6 +26,7 @@ from tests.support import (
     PHONE,
     ApiClient,
     Opener,
+    by,
     list_ids,
     list_names,
     one_engine,
@@ -68,7 +69,7 @@ async def test_failed_commit(
     await wait_for_check(engine)
     await api("POST /api/v1/purchase/1", PHONE, 201)
     with failing(engine.write_connection, begins, code):
-        units = [engine.write(db.add_purchase, 1, "x", 1, db.now()) for _ in range(8)]
+        units = [engine.write(db.add_purchase, 1, "x", 1, *by()) for _ in range(8)]
         outcomes = await asyncio.gather(*units, return_exceptions=True)
     assert all(isinstance(outcome, Exception) for outcome in outcomes), outcomes
     assert not engine.write_connection.raw.in_transaction
@@ -164,7 +165,7 @@ async def test_file_gone_in_the_middle(
     api: ApiClient, engine: SqliteEngine, sqlite_path: Path
 ) -> None:
     with holding_writes(engine) as futures:
-        futures.append(engine.write(db.add_customer, "x", "", db.now()))  # type: ignore[arg-type]
+        futures.append(engine.write(db.add_customer, "x", "", *by()))  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         move_away(sqlite_path)
     outcomes = await asyncio.gather(*futures, return_exceptions=True)

@@ -19,6 +19,8 @@ from tests.support import (
     PHONE,
     Main,
     Opener,
+    author,
+    by,
     list_ids,
     one_engine,
     run_sql,
@@ -149,7 +151,7 @@ def test_described_database_without_rows(sqlite_path: Path) -> None:
     server.try_make_db(f"sqlite:///{sqlite_path}")
     with closing(driver.connect(sqlite_path)) as connection:
         rows = connection.execute("SELECT * FROM purchases").fetchall()
-    assert rows == [(1, "", 0, 0, "1970-01-01 00:00:00.000000+00:00", None, 1)]
+    assert rows == [(1, "", 0, 0, "1970-01-01 00:00:00.000000+00:00", None, 1, None)]
 
 
 @one_engine
@@ -181,6 +183,11 @@ async def test_earlier_version_of_ours(
     await api("POST /api/v1/purchase/3", PHONE, 201, Idempotency_Key="k")
 
 
+def fail(_: object) -> db.StoredResponse:
+    """Refuse to make a response anew."""
+    raise AssertionError
+
+
 @pytest.mark.parametrize("version", [*range(2, len(schema.MIGRATIONS))])
 def test_keys_of_an_earlier_version(
     sqlite_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
@@ -188,23 +195,25 @@ def test_keys_of_an_earlier_version(
     """What was answered is answered again, and goes with its customer."""
     key = db.IdempotencyKey("caller", "POST", "/path", "key", "fingerprint")
 
-    def send(number: int) -> db.StoredResponse:
-        with closing(driver.connect(sqlite_path)) as raw:
-            response = db.StoredResponse(201, "/1", '"1"', b"%d" % number, 1)
-            unit = db.run_idempotent(
-                key, lambda _: response, db.add_customer, *("x", "", db.now())
-            )
-            stored = run_unit(raw, unit)
-            raw.commit()
-            return stored
-
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", schema.MIGRATIONS[:version])
     sqlite_file.create_or_migrate(sqlite_path)
-    first = send(1)
+    run_sql(
+        sqlite_path,
+        f"""INSERT INTO customer (id, name, address, date_created)
+        VALUES (1, 'x', 'y', '{db.now()}');
+        INSERT INTO idempotency (caller, method, path, key, fingerprint, created,
+            status, location, etag, body, customer_id)
+        VALUES ('caller', 'POST', '/path', 'key', 'fingerprint', '{db.now()}',
+            201, '/1', '"1"', 'body', 1)""",
+    )
     monkeypatch.undo()
     sqlite_file.create_or_migrate(sqlite_path)
-    assert send(2) == first._replace(replayed=True)
     with closing(driver.connect(sqlite_path)) as raw:
-        run_unit(raw, db.erase_customer(1, None))
+        unit = db.run_idempotent(key, fail, db.add_customer, *("x", "", *by()))
+        first = db.StoredResponse(201, "/1", '"1"', b"body", 1, None, replayed=True)
+        assert run_unit(raw, unit) == first
+        run_unit(raw, db.purge_customer(1, author(), None))
+        while run_unit(raw, db.purge_step(1)):
+            pass
         select = "SELECT status, fingerprint, location, etag, body FROM idempotency"
-        assert raw.execute(select).fetchall() == [(410, "", "", "", "")]
+        assert raw.execute(select).fetchall() == [(201, "", "", "", "")]

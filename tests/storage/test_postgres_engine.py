@@ -10,7 +10,7 @@ import pytest
 import db
 import server
 from storage.engine import UNKNOWN_OUTCOME, Statement
-from tests.support import POSTGRES, Main
+from tests.support import POSTGRES, Main, by
 
 
 def test_asyncpg_missing(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +83,9 @@ async def test_connections_that_are_let_in_no_more(
 
     monkeypatch.setattr(engine.hosts, "connect", refuse)
     try:
-        units = [engine.write(db.add_customer, "x", "", db.now()) for _ in range(6)]
+        units = [engine.write(db.add_customer, "x", "", *by()) for _ in range(6)]
         rows = await asyncio.gather(*units)
-        assert sorted(row.id for row in rows) == [1, 2, 3, 4, 5, 6]
+        assert sorted(row.result.id for row in rows) == [1, 2, 3, 4, 5, 6]
     finally:
         await engine.close()
 

@@ -16,7 +16,7 @@ import db
 import server
 from storage import schema
 from storage.engine import Statement
-from tests.support import POSTGRES
+from tests.support import POSTGRES, author, by
 
 
 class Role(NamedTuple):
@@ -63,9 +63,10 @@ def show(name: str) -> db.Unit[str]:
     return text
 
 
-def add(engine: Any, name: str = "x") -> Any:
+async def add(engine: Any, name: str = "x") -> db.Customer:
     """Add a customer."""
-    return engine.write(db.add_customer, name, "", db.now())
+    row: db.Customer = (await engine.write(db.add_customer, name, "", *by())).result
+    return row
 
 
 async def test_promise_outlives_a_reload(postgresql_cluster: Any) -> None:
@@ -122,7 +123,7 @@ async def test_publication_of_all_tables(postgresql_cluster: Any) -> None:
     await raw.execute("CREATE PUBLICATION p FOR ALL TABLES")
     async with opened(url) as engine:
         customer = await add(engine)
-        await engine.write(db.update_customer, customer.id, "y", None, None)
+        await engine.write(db.update_customer, customer.id, "y", None, author(), None)
     without = """SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT EXISTS (
         SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary
     ) AND relnamespace = CAST('public' AS regnamespace)"""
@@ -138,7 +139,14 @@ async def test_table_that_changes_under_plans(postgresql_cluster: Any) -> None:
     async with opened(role.url) as engine:
         customer = await add(engine)
         for turn in range(2):
-            change = (db.update_customer, customer.id, f"name {turn}", None, None)
+            change = (
+                db.update_customer,
+                customer.id,
+                f"name {turn}",
+                None,
+                author(),
+                None,
+            )
             await asyncio.gather(*(engine.write(*change) for _ in range(24)))
             postgresql_cluster.sql(
                 f'ALTER TABLE "{role.name}".customer ALTER address '
@@ -153,11 +161,11 @@ async def test_statements_that_are_gone(postgresql_cluster: Any) -> None:
     role = new_role(postgresql_cluster)
     async with opened(role.url) as engine:
         customer = await add(engine)
-        change = (db.update_customer, customer.id, "name", None, None)
+        change = (db.update_customer, customer.id, "name", None, author(), None)
         await engine.write(*change)
         for connection in (*engine.writer.idle, *engine.reader.idle):
             await connection.raw.execute("DEALLOCATE ALL")
-        assert (await engine.write(*change)).version == 3
+        assert (await engine.write(*change)).result.version == 3
 
 
 @pytest.mark.parametrize("name", ["Shop", "shop.eu", 'a"b', "select"])
@@ -262,10 +270,14 @@ async def test_names_are_folded_anew(
     module = importlib.import_module("storage.postgres_schema")
     first = schema.POSTGRES_MIGRATIONS[:1]
     monkeypatch.setattr(module, "POSTGRES_MIGRATIONS", first)
-    monkeypatch.setattr(db, "fold_name", str.casefold)
-    names = ["plain", unicodedata.normalize("NFD", "René"), "Straße", "Ω"] * 300
-    async with opened(role.url) as engine:
-        await asyncio.gather(*(add(engine, name) for name in names))
+    await asyncio.to_thread(server.try_make_db, role.url)
+    for name in ("plain", unicodedata.normalize("NFD", "René"), "Straße", "Ω"):
+        values = f"'{name}', '', now(), '{name.casefold()}'"
+        postgresql_cluster.sql(
+            f'INSERT INTO "{role.name}".customer '
+            f"(name, address, date_created, name_folded) "
+            f"SELECT {values} FROM generate_series(1, 300)"
+        )
     monkeypatch.undo()
     async with opened(role.url) as engine:
         for part, number in (

@@ -11,7 +11,7 @@ import db
 import server
 from storage.engine import UNKNOWN_OUTCOME
 from tests.storage.test_postgres_engine import SyncRepWarning
-from tests.support import POSTGRES
+from tests.support import POSTGRES, author, by
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class Raw:
 
 async def add(engine: Any, name: str = "x") -> db.Customer:
     """Add a customer."""
-    row: db.Customer = await engine.write(db.add_customer, name, "", db.now())
+    row: db.Customer = (await engine.write(db.add_customer, name, "", *by())).result
     return row
 
 
@@ -84,7 +84,7 @@ async def test_commit_that_may_have_been_made(
     [connection] = engine.writer.idle
     raw = connection.raw = Raw(connection.raw, error(name, severity), "COMMIT")
     with pytest.raises(db.UnavailableError, match=UNKNOWN_OUTCOME):
-        await engine.write(db.update_customer, 1, "y", None, None)
+        await engine.write(db.update_customer, 1, "y", None, author(), None)
     assert raw.done == ["BEGIN", "COMMIT"]
     row = await engine.read(db.read_customer, 1)
     assert (row.name, row.version) == ("y", 2)
@@ -106,7 +106,7 @@ async def test_unit_that_was_undone(engine: Any, name: str, severity: str) -> No
     await add(engine)
     [connection] = engine.writer.idle
     connection.raw = Raw(connection.raw, error(name, severity), "fetch")
-    row = await engine.write(db.update_customer, 1, "y", None, None)
+    row = (await engine.write(db.update_customer, 1, "y", None, author(), None)).result
     assert (row.name, row.version) == ("y", 2)
 
 
@@ -226,7 +226,7 @@ async def test_purchase_beside_an_erasure(engine: Any) -> None:
     await add(engine)
     other = await engine.hosts.connect()
     await other.execute("BEGIN; DELETE FROM customer WHERE id = 1")
-    adding = engine.write(db.add_purchase, 1, "x", 1, db.now())
+    adding = engine.write(db.add_purchase, 1, "x", 1, *by())
     await asyncio.sleep(0.3)
     assert not adding.done()
     await other.execute("COMMIT")
@@ -241,7 +241,7 @@ async def test_row_that_another_holds(engine: Any) -> None:
     other = await engine.hosts.connect()
     await other.execute("BEGIN; UPDATE customer SET name = 'z' WHERE id = 1")
     with pytest.raises(db.UnavailableError, match="locked"):
-        await engine.write(db.update_customer, 1, "y", None, None)
+        await engine.write(db.update_customer, 1, "y", None, author(), None)
     await other.execute("ROLLBACK")
-    await engine.write(db.update_customer, 1, "y", None, None)
+    await engine.write(db.update_customer, 1, "y", None, author(), None)
     await other.close()

@@ -15,7 +15,7 @@ from checks.support.server_process import PROJECT, Server, exchange
 from storage import sqlite_connection, sqlite_engine
 from storage.sqlite_connection import driver, has_wal_reset_fix
 from storage.sqlite_engine import SqliteEngine
-from tests.support import JOHN, ApiClient, list_names, one_engine, post
+from tests.support import JOHN, ApiClient, by, list_names, one_engine, post
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ async def test_waits_for_another_process_once(
         for _ in range(3):
             began = time.monotonic()
             with pytest.raises(db.UnavailableError, match="locked"):
-                await engine.write(db.add_customer, "x", "", db.now())
+                await engine.write(db.add_customer, "x", "", *by())
             waits.append(time.monotonic() - began)
         assert waits[0] > sqlite_connection.BUSY_SECONDS * 0.9
         assert max(waits[1:]) < sqlite_connection.BUSY_SECONDS / 2
         other.execute("ROLLBACK")
-    await engine.write(db.add_customer, "x", "", db.now())
+    await engine.write(db.add_customer, "x", "", *by())
     assert engine.write_connection._busy_seconds == sqlite_connection.STILL_BUSY_SECONDS
-    await engine.write(db.add_customer, "x", "", db.now())
+    await engine.write(db.add_customer, "x", "", *by())
     assert engine.write_connection._busy_seconds == sqlite_connection.BUSY_SECONDS
 
 
@@ -136,13 +136,13 @@ async def test_names_of_unfinished_units(api: ApiClient, engine: SqliteEngine) -
     """A unit that fails after a change takes nothing of others with it."""
 
     def half() -> db.Unit[None]:
-        yield db.INSERT_CUSTOMER, ("half", "", db.now(), "half")
+        yield db.INSERT_CUSTOMER, ("half", "", db.now(), "half", db.now(), "")
         raise ValueError("on purpose")
 
     units: list[asyncio.Future[Any]] = [
-        engine.write(db.add_customer, "one", "", db.now()),
+        engine.write(db.add_customer, "one", "", *by()),
         engine.write(half),
-        engine.write(db.add_customer, "two", "", db.now()),
+        engine.write(db.add_customer, "two", "", *by()),
     ]
     outcomes = await asyncio.gather(*units, return_exceptions=True)
     assert isinstance(outcomes[1], ValueError)

@@ -1,0 +1,1 @@
+"""The queries behind `db`: history, undo, the feed, erasure, idempotency keys."""

@@ -1,0 +1,126 @@
+"""The pieces of SQL in which the engines differ, by name."""
+
+from storage.engine import Statement
+
+PG_TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')"""
+
+PG_ROWS = "'[' || coalesce(string_agg(row_to_json(page)::text, ','), '') || ']'"
+
+
+def lock(table: str) -> str:
+    """Return what a writer of PostgreSQL calls before it draws an id of a table.
+
+    The lock blocks nobody. Its key is the last id that was drawn before it, so that who
+    reads knows which ids may still come: those above the least key. Its first 16 bits
+    are of the sequence.
+    """
+    sequence = f"{table}_id_seq"
+    return f"""pg_advisory_xact_lock_shared(
+        (('{sequence}'::regclass::oid::bigint & 65535) << 48) | (
+            SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
+            FROM {sequence}))"""
+
+
+def horizon(table: str) -> str:
+    """Return a SELECT of the last id before which none can come, and the last drawn.
+
+    For PostgreSQL. The subquery depends on the sequence, so that this is read before
+    the locks; rows must be read by a statement after it.
+    """
+    sequence = f"{table}_id_seq"
+    return f"""
+SELECT least(drawn, (
+    SELECT min(((classid::bigint << 32) | objid::bigint) & ((1::bigint << 48) - 1))
+    FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND drawn >= 0
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint >> 16) = ('{sequence}'::regclass::oid::bigint & 65535)
+)), drawn
+FROM (
+    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS drawn
+    FROM {sequence} OFFSET 0
+) AS {table}"""
+
+
+IMAGES = {
+    "purchase_image": {
+        "purchase_name": "p.purchase_name",
+        "quantity": "p.quantity",
+        "purchased_on": "p.date_created",
+        "last_updated_on": "p.last_updated",
+        "version": "p.version",
+        "change": "p.change",
+    },
+    "customer_image": {
+        "name": "c.name",
+        "name_folded": "c.name_folded",
+        "address": "c.address",
+        "created_on": "c.date_created",
+        "version": "c.version",
+        "change": "c.change",
+    },
+}
+"""The values of a row that its image holds, as JSON."""
+
+
+def _image(values: dict[str, str], function: str, time: str = "{}") -> str:
+    pairs = [
+        f"'{name}', {time.format(value) if name.endswith('_on') else value}"
+        for name, value in values.items()
+    ]
+    return f"{function}({', '.join(pairs)})"
+
+
+FIELDS = {
+    "purchase_name": "text",
+    "quantity": "bigint",
+    "purchased_on": "timestamptz",
+    "last_updated_on": "timestamptz",
+    "version": "bigint",
+    "change": "bigint",
+    "name": "text",
+    "name_folded": "text",
+    "address": "text",
+}
+"""The values of an image, with their types."""
+
+SQLITE = {
+    "ids": "SELECT value FROM json_each(?)",
+    "for_update": "",
+    "with_ids": "",
+    **{name: f"json_extract(h.before, '$.{name}')" for name in FIELDS},
+    **{name: _image(values, "json_object") for name, values in IMAGES.items()},
+}
+POSTGRES = {
+    "ids": "SELECT value::bigint FROM json_array_elements_text(?)",
+    "for_update": "FOR UPDATE",
+    "with_ids": "OVERRIDING SYSTEM VALUE",
+    **{name: f"(h.before::json->>'{name}')::{kind}" for name, kind in FIELDS.items()},
+    **{
+        name: f"{_image(values, 'json_build_object', PG_TIME)}::text"
+        for name, values in IMAGES.items()
+    },
+}
+SHARED = {
+    # Ranges of one customer do not overlap: only the next one can hide a purchase.
+    "visible": """NOT EXISTS (
+        SELECT 1 FROM (
+            SELECT first FROM hidden
+            WHERE hidden.customer_id = p.customer_id AND hidden.last >= p.id
+            ORDER BY hidden.last LIMIT 1
+        ) AS next WHERE next.first <= p.id
+    )"""
+}
+"""Pieces of SQL by their names: `h` is a row of the history, `p` a purchase, `c` a
+customer; FIELDS are read from the image of `h`."""
+
+
+def dialects(sql: str) -> Statement:
+    """Return a statement whose pieces in braces are those of each engine.
+
+    Parameters are `?`, or `?1` where one is needed more than once.
+    """
+    postgres = sql.format(**SHARED, **POSTGRES)
+    if "?1" in sql:
+        postgres = postgres.replace("?", "$")
+    return Statement(sqlite=sql.format(**SHARED, **SQLITE), postgres=postgres)

@@ -1,0 +1,142 @@
+"""Erasure for good: of a customer by request, of whatever the history keeps no more.
+
+What was deleted is hidden at first. What nobody may bring back is removed here, in
+units so small that no other write waits long.
+"""
+
+from collections.abc import Callable
+
+from queries.dialects import dialects
+from queries.hidden import PURGED, count_purchases, hide, select_gaps
+from queries.history import MAX_ID, Author, record
+from queries.idempotency import forget_keys
+from queries.records import NotFoundError, Written
+from storage.engine import Row, Statement, Unit
+from storage.schema import now
+
+STEP_ROWS, MAX_KEYS = 500, 1000
+"""The most rows, and the most idempotency keys, that one unit removes."""
+
+LOCK_CUSTOMER = dialects("""
+SELECT version, deleted FROM customer WHERE id = ? {for_update}""")
+FORGET_RANGES = Statement("DELETE FROM hidden WHERE customer_id = ?")
+BLANK_CUSTOMER = Statement("""
+UPDATE customer SET name = '', name_folded = '', address = NULL, change = NULL,
+    deleted = ? WHERE id = ?""")
+
+SELECT_PURGED_RANGE = dialects("""
+SELECT customer_id, first, last FROM hidden
+WHERE change = ?1 AND (?2 = 0 OR customer_id = ?2) LIMIT 1 {for_update}""")
+DELETE_PURCHASES = Statement("""
+DELETE FROM purchases WHERE id IN (
+    SELECT id FROM purchases WHERE customer_id = ? AND id >= ? AND id <= ? LIMIT ?
+) RETURNING id""")
+DELETE_RANGE = Statement("DELETE FROM hidden WHERE customer_id = ? AND last = ?")
+SELECT_PURGED_CUSTOMER = dialects("""
+SELECT id FROM customer WHERE deleted = ?1 AND (?2 = 0 OR id = ?2)
+    AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.customer_id = customer.id)
+LIMIT 1 {for_update}""")
+BLANK_IMAGES = Statement("""
+UPDATE history SET before = NULL WHERE id IN (
+    SELECT id FROM history
+    WHERE customer_id = ? AND action <> 'purchase.added' AND before IS NOT NULL LIMIT ?
+) RETURNING id""")
+BLANK_KEYS = Statement("""
+UPDATE idempotency SET fingerprint = '', location = '', etag = '', body = ''
+WHERE (caller, method, path, key) IN (
+    SELECT caller, method, path, key FROM idempotency
+    WHERE customer_id = ? AND body <> '' LIMIT ?
+) RETURNING key""")
+DELETE_CUSTOMER = Statement("DELETE FROM customer WHERE id = ?")
+
+LOCK_HISTORY = dialects("SELECT pruned FROM history_start {for_update}")
+SELECT_OLD_END = Statement("""
+SELECT max(id), count(*) FROM (
+    SELECT id, at FROM history ORDER BY id LIMIT ? + 0
+) AS oldest WHERE at <= ?""")
+LOCK_OLD_DELETIONS = dialects("""
+SELECT coalesce(h.change, h.id), c.id FROM history h
+JOIN customer c ON c.id = h.customer_id
+WHERE h.id <= ? AND h.action IN ('purchases.cleared', 'customer.deleted')
+ORDER BY c.id {for_update}""")
+PURGE_RANGES = Statement("UPDATE hidden SET change = ? WHERE change = ?")
+SELECT_DELETED_BY = Statement("SELECT id FROM customer WHERE deleted = ?")
+DELETE_OLD = Statement("DELETE FROM history WHERE id <= ?")
+SET_PRUNED = Statement("UPDATE history_start SET pruned = ?")
+
+
+def purge_customer(
+    customer_id: int, author: Author, check: Callable[[int], None] | None
+) -> Unit[Written[int]]:
+    """Hide a customer for good, also one that was deleted; `purge_step` does the rest.
+
+    Returns how many purchases could be seen. NotFoundError, errors of the check.
+    """
+    rows = yield LOCK_CUSTOMER, (customer_id,)
+    if not rows or rows[0][1] == PURGED:
+        raise NotFoundError("customer", customer_id)
+    if check is not None:
+        check(rows[0][0])
+    gaps = yield from select_gaps(customer_id)
+    count = yield from count_purchases(customer_id, gaps)
+    change = yield from record(author, "customer.erased", customer_id)
+    yield from _purge_customer(customer_id)
+    return Written(count, change)
+
+
+def _purge_customer(customer_id: int) -> Unit[None]:
+    yield FORGET_RANGES, (customer_id,)
+    yield from hide(customer_id, PURGED, [(1, MAX_ID)])
+    yield BLANK_CUSTOMER, (PURGED, customer_id)
+
+
+def purge_step(customer_id: int = 0) -> Unit[bool]:
+    """Remove some of what nobody can bring back; return whether there may be more.
+
+    Of one customer, or of any.
+    """
+    ranges = yield SELECT_PURGED_RANGE, (PURGED, customer_id)
+    for owner, first, last in ranges:
+        removed = yield DELETE_PURCHASES, (owner, first, last, STEP_ROWS)
+        if len(removed) < STEP_ROWS:
+            yield DELETE_RANGE, (owner, last)
+        return True
+    customers = yield SELECT_PURGED_CUSTOMER, (PURGED, customer_id)
+    for (number,) in customers:
+        blanked: list[Row] = yield BLANK_IMAGES, (number, STEP_ROWS)
+        blanked += yield BLANK_KEYS, (number, STEP_ROWS)
+        if not blanked:
+            yield DELETE_CUSTOMER, (number,)
+        return True
+    return False
+
+
+def forget_some(before: str) -> Unit[bool]:
+    """Remove some of what is kept no longer; return whether there may be more.
+
+    Of the history, and what it can bring back, that is all from before a time.
+    """
+    keys = yield from forget_keys(MAX_KEYS)
+    more = yield from forget_history(before)
+    more = (yield from purge_step()) or more
+    return more or keys == MAX_KEYS
+
+
+def forget_history(before: str) -> Unit[bool]:
+    """Forget some rows from before a time; return whether there may be more.
+
+    What they deleted can then not be brought back, and is removed like what is purged.
+    """
+    author = Author("", now(), keeps_images=False)
+    yield LOCK_HISTORY, ()
+    [(end, found)] = yield SELECT_OLD_END, (STEP_ROWS, before)
+    if end is None:
+        return False
+    for change, _ in (yield LOCK_OLD_DELETIONS, (end,)):
+        yield PURGE_RANGES, (PURGED, change)
+        for (customer_id,) in (yield SELECT_DELETED_BY, (change,)):
+            yield from record(author, "customer.erased", customer_id)
+            yield from _purge_customer(customer_id)
+    yield DELETE_OLD, (end,)
+    yield SET_PRUNED, (end,)
+    return bool(found == STEP_ROWS)

@@ -1,0 +1,116 @@
+"""Recording what a write changes, in its own transaction.
+
+A change is one request that wrote. Its number is the id of its first row where it has
+one row, or is drawn like one; `history.change` is empty where it is the row's own id.
+`content` is the change that the row's content comes from after it: NULL for its own, or
+for its creation where it adds the row; 0 for the creation where it says so. Purchases
+and customers have theirs in `change`, NULL for the creation.
+"""
+
+from typing import NamedTuple
+
+from queries.dialects import dialects, horizon, lock
+from storage.engine import RecentStatement, Statement, Unit
+
+MAX_ID = 2**63 - 1
+
+
+class Author(NamedTuple):
+    """Who writes, when, and whether the history keeps what was there before."""
+
+    caller: str
+    at: str
+    keeps_images: bool
+
+
+RECORD_COLUMNS = "at, caller, action, customer_id, purchase_id, before"
+RECORD = Statement(
+    sqlite=f"""
+INSERT INTO history ({RECORD_COLUMNS}) VALUES (?, nullif(?, ''), ?, ?, ?, ?)""",
+    postgres=f"""
+WITH turn AS MATERIALIZED (SELECT {lock("history")})
+INSERT INTO history ({RECORD_COLUMNS})
+SELECT ?, nullif(?, ''), ?, ?, ?, ? FROM turn RETURNING id""",
+)
+NEXT_CHANGE = Statement(
+    sqlite="""
+SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'history'""",
+    postgres=f"""
+WITH turn AS MATERIALIZED (SELECT {lock("history")})
+SELECT nextval('history_id_seq') FROM turn""",
+)
+RECORD_DELETED = dialects("""
+INSERT INTO history (change, at, caller, action, customer_id, purchase_id, before)
+SELECT ?, ?, nullif(?, ''), 'purchase.deleted', p.customer_id, p.id,
+    CASE WHEN ? THEN {purchase_image} END
+FROM purchases p WHERE p.customer_id = ? AND p.id IN ({ids}) ORDER BY p.id""")
+HORIZON = Statement(
+    sqlite="""
+SELECT horizon, horizon FROM (
+    SELECT coalesce(max(id), (SELECT pruned FROM history_start)) AS horizon
+    FROM history
+)""",
+    postgres=horizon("history"),
+)
+"""The last row of the history before which none can still come, and the last id."""
+
+
+def record(
+    author: Author,
+    action: str,
+    customer_id: int,
+    purchase_id: int | None = None,
+    before: str | None = None,
+) -> Unit[int]:
+    """Record a change of one row; return its number."""
+    written = author.at, author.caller, action, customer_id, purchase_id, before
+    [(change,)] = yield RECORD, written
+    return int(change)
+
+
+def next_change() -> Unit[int]:
+    """Return the number of a change of several rows, to be recorded right after."""
+    [(change,)] = yield NEXT_CHANGE, ()
+    return int(change)
+
+
+SLEEP = Statement(postgres="SELECT pg_sleep(?)")
+WAIT_SECONDS, WAITS = 0.005, 200
+"""How often, and how many times, to look whether writers under way have ended."""
+
+
+class Ids(NamedTuple):
+    """What a list of a table asks: up to where history and table are settled.
+
+    No writer that is under way can still add a row up to there. In `recent` that is a
+    moment old, and holds for ever, since ids only grow. SQLite returns no row: there
+    ids come in the order of commits.
+    """
+
+    recent: RecentStatement
+    now: Statement
+
+
+def _ids_of(table: str) -> Ids:
+    sql = f"SELECT * FROM ({horizon('history')}) AS h, ({horizon(table)}) AS t"
+    return Ids(RecentStatement(postgres=sql), Statement(postgres=sql))
+
+
+CUSTOMER_IDS, PURCHASE_IDS = _ids_of("customer"), _ids_of("purchases")
+
+
+def wait_for_ids(ids: Ids) -> Unit[tuple[int, int]]:
+    """Return where the feed goes on after a list, and the last id that it may show.
+
+    On PostgreSQL a list waits for writers that drew an id before it, or a client that
+    goes on after the last row would never see theirs. One that takes too long is not
+    waited for: then the rows after its id are left to the next page.
+    """
+    rows = yield ids.now, ()
+    cursor, _, ready, drawn = rows[0]
+    for _ in range(WAITS):
+        if ready >= drawn:
+            break
+        yield SLEEP, (WAIT_SECONDS,)
+        [(_, _, ready, _)] = yield ids.now, ()
+    return cursor, min(ready, drawn)

@@ -1,0 +1,155 @@
+"""Lists of customers and purchases: a page for each unit of work, as one JSON text.
+
+The driver gives up the interpreter's lock and waits to have it back at each row; one
+text has one, and goes into the reply as it is. `LIMIT ? + 0`, since SQLite prepares a
+statement anew each time `LIMIT ?` is bound.
+"""
+
+from queries.dialects import PG_ROWS, PG_TIME, SHARED
+from queries.history import CUSTOMER_IDS, MAX_ID, PURCHASE_IDS, wait_for_ids
+from queries.records import NotFoundError, Page
+from storage.engine import Row, Statement, Unit
+from storage.schema import fold_name
+
+TIP = "coalesce((SELECT max(id) FROM history), (SELECT pruned FROM history_start))"
+"""The last row of the feed, on SQLite."""
+SELECT_SCAN_END = Statement("""
+SELECT max(id), count(*)
+FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan""")
+SELECT_CUSTOMERS = Statement(
+    sqlite=f"""
+SELECT count(*), max(id), json_group_array(json_object(
+    'id', id, 'name', name, 'address', address, 'created_on', created_on)),
+    {TIP}
+FROM (
+    SELECT id, name, address, date_created AS created_on FROM customer
+    WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 AND deleted IS NULL
+    ORDER BY id LIMIT ? + 0
+) AS page""",
+    postgres=f"""
+SELECT count(*), max(id), {PG_ROWS}, 0
+FROM (
+    SELECT id, name, address, {PG_TIME.format("date_created")} AS created_on
+    FROM customer
+    WHERE id > ? AND id <= ? AND strpos(name_folded, ?) > 0 AND deleted IS NULL
+    ORDER BY id LIMIT ? + 0
+) AS page""",
+)
+
+SCAN_ROWS = 20_000
+"""The most rows that one unit looks at for those that a list shows."""
+
+
+def find_customers(part: str, after: int, limit: int) -> Unit[Page]:
+    """Return a page of the customers whose name contains a part, caseless."""
+    most, wanted = MAX_ID, fold_name(part)
+    recent = yield CUSTOMER_IDS.recent, ()
+    while True:
+        [(end, scanned)] = yield SELECT_SCAN_END, (after, SCAN_ROWS)
+        end = min(end or 0, most)
+        [(size, last, json, tip)] = yield SELECT_CUSTOMERS, (after, end, wanted, limit)
+        if size < limit:
+            last = end if scanned == SCAN_ROWS else last
+        if most < MAX_ID or _is_settled(recent, last):
+            break
+        tip, most = yield from wait_for_ids(CUSTOMER_IDS)
+        recent = [(tip,)]
+    is_whole = size < limit and scanned < SCAN_ROWS
+    return Page(size, json, None if is_whole else last, _tip(recent, tip))
+
+
+def _is_settled(recent: list[Row], last: int | None) -> bool:
+    """Return whether a page needs no look at the writers that are under way."""
+    return not recent or (last or 0) <= recent[0][2]
+
+
+def _tip(recent: list[Row], tip: int) -> int:
+    """Return the row of the feed after which it goes on from a list."""
+    return recent[0][0] if recent else tip
+
+
+def _select_page(source: str, more: str) -> Statement:
+    """Return the SELECT of a page of purchases `p`.
+
+    Its columns are the size, the last id, the JSON, the last row of the feed, and
+    `more`. Its last parameter, the fourth, is the most rows.
+    """
+    return Statement(
+        sqlite=f"""
+SELECT count(*), max(purchase_id), json_group_array(json_object(
+    'purchase_id', purchase_id, 'purchase_name', purchase_name, 'quantity', quantity,
+    'purchased_on', purchased_on, 'last_updated_on', last_updated_on,
+    'customer_id', customer)), {TIP}, {more}
+FROM (
+    SELECT p.id AS purchase_id, purchase_name, quantity, date_created AS purchased_on,
+        last_updated AS last_updated_on, CAST(customer_id AS TEXT) AS customer
+    FROM {source} ORDER BY p.id LIMIT ?4 + 0
+) AS page""",
+        postgres=f"""
+SELECT count(*), max(purchase_id), {PG_ROWS}, 0, {more}
+FROM (
+    SELECT p.id AS purchase_id, purchase_name, quantity,
+        {PG_TIME.format("date_created")} AS purchased_on,
+        {PG_TIME.format("last_updated")} AS last_updated_on,
+        CAST(customer_id AS TEXT) AS customer_id
+    FROM {source} ORDER BY p.id LIMIT ?4 + 0
+) AS page""".replace("?", "$"),
+    )
+
+
+SELECT_PURCHASES = _select_page(
+    f"""(
+        SELECT * FROM purchases WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3 + 0
+    ) AS p WHERE {SHARED["visible"]}""",
+    """CASE WHEN count(*) < ?4 THEN (
+        SELECT id FROM purchases WHERE id > ?1 AND id <= ?2
+        ORDER BY id LIMIT 1 OFFSET ?3 - 1
+    ) END""",
+)
+"""A page of those of the next rows that are not hidden; where there are fewer, the last
+of all those rows."""
+NEXT_HIDDEN = "FROM hidden WHERE customer_id = ?1 AND last > ?2 ORDER BY last LIMIT 1"
+SELECT_CUSTOMER_PURCHASES = _select_page(
+    f"""purchases p WHERE customer_id = ?1 AND p.id > ?2 AND p.id <= ?3
+        AND p.id <= coalesce((SELECT first - 1 {NEXT_HIDDEN}), ?3)""",
+    f"(SELECT last {NEXT_HIDDEN})",
+)
+"""A page of those before the next hidden range, and the end of that."""
+SELECT_CUSTOMER_ID = Statement("""
+SELECT id FROM customer WHERE id = ? AND deleted IS NULL""")
+
+
+def list_purchases(after: int, limit: int) -> Unit[Page]:
+    """Return a page of everyone's purchases."""
+    recent = yield PURCHASE_IDS.recent, ()
+    values = after, MAX_ID, SCAN_ROWS, limit
+    [(size, last, json, tip, end)] = yield SELECT_PURCHASES, values
+    if not _is_settled(recent, end or last):
+        tip, most = yield from wait_for_ids(PURCHASE_IDS)
+        recent = [(tip,)]
+        values = after, most, SCAN_ROWS, limit
+        [(size, last, json, _, end)] = yield SELECT_PURCHASES, values
+    return Page(size, json, last if size == limit else end, _tip(recent, tip))
+
+
+def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
+    """Return a page of one customer's purchases. NotFoundError."""
+    most, size, json = MAX_ID, 0, "[]"
+    recent = yield PURCHASE_IDS.recent, ()
+    while True:  # again where a hidden range begins
+        values = customer_id, after, most, limit - size
+        rows = yield SELECT_CUSTOMER_PURCHASES, values
+        [(found, last, more, tip, end)] = rows
+        if most == MAX_ID and not _is_settled(recent, last):
+            _, most = yield from wait_for_ids(PURCHASE_IDS)
+            continue
+        if found:
+            json = f"{json[:-1]},{more[1:]}" if size else more
+            size += found
+        if size == limit or end is None:
+            break
+        after = end
+    if not size and not (yield SELECT_CUSTOMER_ID, (customer_id,)):
+        raise NotFoundError("customer", customer_id)
+    further = last if size == limit else None
+    return Page(size, json, further, _tip(recent, tip))

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.feed import listeners
 from bench.peers.loads import LOADS
 from bench.peers.programs import INSTALLED, OURS, PROGRAMS, PROJECT, install_wrk
 from bench.peers.targets import Place
@@ -42,6 +43,7 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
     "memory": memory,
     "table": table_size,
     "start": start_up,
+    "listeners": listeners,
 }
 
 

@@ -2,11 +2,13 @@
 
     python -m checks.crash [--kills 5] [--clients 24] [--no-keys]
 
-Concurrent clients write to one SQLite file; at a random moment the server gets
-SIGKILL; it is started again and must be ready within two seconds; then the file is
-held against the clients' write log. With keys, each POST whose end is unknown is sent
-again under its Idempotency-Key: some at once, some under the load that ends in the
-next kill. Some that were answered are sent again too: their first answers must come.
+Concurrent clients write to one SQLite file, delete and undo; at a random moment the
+server gets SIGKILL; it is started again and must be ready within two seconds; then the
+file is held against the clients' write log. With keys, each POST whose end is unknown
+is sent again under its Idempotency-Key: some at once, some under the load that ends in
+the next kill. Some that were answered are sent again too: their first answers must
+come. Two readers follow the feed all the while, in pages and as events; what they have
+is held against the file, against the log, and against itself.
 """
 
 import argparse
@@ -19,7 +21,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checks.support.feed_audit import FeedAudit
 from checks.support.server_process import Server, print_table
+from checks.support.undoing_client import UndoingClient
 from checks.support.write_log import (
     CHANCE,
     Audit,
@@ -38,8 +42,8 @@ LOAD_SECONDS = (0.02, 1.0)
 """The earliest and the latest moment of a kill, from the start of the load."""
 REPLAYED = 20
 """How many answered POSTs are sent again after each kill."""
-EXPECTED = {0, 200, 201, 503}
-"""What a write may come to here; 0 is no answer."""
+EXPECTED = {0, 200, 201, 409, 503}
+"""What a write may come to here; 0 is no answer, 409 that an undo cannot be."""
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Figures:
     audits: list[Audit] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     breaches: list[str] = field(default_factory=list)
+    feed: FeedAudit | None = None
 
     def judge(self, when: str, found: Audit) -> None:
         """Keep an audit and its breaches."""
@@ -75,10 +80,18 @@ def kill_while_starting(server: Server, figures: Figures) -> None:
 
 
 async def load_and_kill(
-    server: Server, log: WriteLog, clients: int, keys: bool, late: list[Entry]
+    server: Server,
+    log: WriteLog,
+    feed: FeedAudit,
+    clients: int,
+    keys: bool,
+    late: list[Entry],
 ) -> None:
     """Let clients write, and send open POSTs again, until the server is killed."""
-    async with writing(server.url, log, clients, keys=keys) as writers:
+    async with (
+        feed.following(),
+        writing(server.url, log, clients, keys=keys, kind=UndoingClient) as writers,
+    ):
         again = asyncio.create_task(post_again(writers[0], late))
         await asyncio.sleep(CHANCE.uniform(*LOAD_SECONDS))
         server.stop(signal.SIGKILL)
@@ -114,12 +127,20 @@ async def retry(
 
 
 async def replay(client: Client, entry: Entry, figures: Figures) -> None:
-    """Send an answered POST again: the answer must be the first one."""
+    """Send an answered POST again: the answer must be the first one.
+
+    410 if its customer has been deleted.
+    """
     first, may_be = entry.first, entry.may_be
     assert first is not None
     entry.first = None
     await client.post(entry)
     again, entry.first, entry.may_be = entry.first, first, may_be
+    if not (entry.customer or entry).there():
+        figures.counts["replayed, customer gone"] += 1
+        if client.log.sent.pop().status != 410:
+            figures.breaches.append(f"replay of {entry.names[0]}, whose customer went")
+        return
     figures.counts["replayed"] += 1
     if again is None:
         status = client.log.sent[-1].status
@@ -143,41 +164,53 @@ def open_posts(log: WriteLog) -> list[Entry]:
 
 
 async def one_round(
-    server: Server, log: WriteLog, figures: Figures, keys: bool, last: bool
+    server: Server,
+    log: WriteLog,
+    feed: FeedAudit,
+    figures: Figures,
+    keys: bool,
+    last: bool,
 ) -> list[Entry]:
     """Start the server, audit, retry, audit; return what to retry under load."""
     start(server, figures)
     database, unknown = server.folder / "db.sqlite3", open_posts(log)
     figures.judge("after the kill", audit(log, database))
+    await feed.judge(log, database)
     if not keys:
         return []
     later = 0 if last else len(unknown) // 2
     figures.counts["retried under load"] += later
     await retry(server, log, unknown[later:], figures)
     figures.judge("after the retries", audit(log, database))
+    await feed.judge(log, database)
     return unknown[:later]
 
 
 async def run(folder: Path, kills: int, clients: int, keys: bool) -> Figures:
     """Kill the server `kills` times and return the figures."""
     figures, log, server = Figures(), WriteLog(), Server(folder)
+    feed = figures.feed = FeedAudit(server.url)
     late: list[Entry] = []
     start(server, figures)
     try:
         for number in range(1, kills + 1):
-            await load_and_kill(server, log, clients, keys, late)
+            await load_and_kill(server, log, feed, clients, keys, late)
             if CHANCE.random() < 0.25:
                 kill_while_starting(server, figures)
-            late = await one_round(server, log, figures, keys, number == kills)
+            late = await one_round(server, log, feed, figures, keys, number == kills)
     finally:
         server.stop(signal.SIGKILL)
     for outcome, count in log.outcomes().items():
         figures.counts[outcome.value] = count
-    figures.breaches += log.wrong + [
-        f"{count} answers of {status}"
-        for status, count in log.statuses().items()
-        if status not in EXPECTED
-    ]
+    figures.breaches += (
+        feed.faults
+        + log.wrong
+        + [
+            f"{count} answers of {status}"
+            for status, count in log.statuses().items()
+            if status not in EXPECTED
+        ]
+    )
     return figures
 
 
@@ -200,6 +233,8 @@ def report(figures: Figures, kills: int) -> None:
         ("of them there before", counts["retried, was there"]),
         ("retried under the load of the next kill", counts["retried under load"]),
         ("answered POSTs replayed", counts["replayed"]),
+        ("of customers who are gone, answered 410", counts["replayed, customer gone"]),
+        *(figures.feed.figures() if figures.feed else ()),
         ("rows at the end", audits[-1].rows),
         ("clean start, s", f"{figures.ready[0]:.2f}"),
         ("ready again, median and slowest, s", two_of(figures.ready[1:])),

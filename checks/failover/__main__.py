@@ -62,18 +62,23 @@ async def export(url: str, file: Path) -> None:
     """Write what the database holds into a SQLite file, for the write log's audit."""
     connection = await asyncpg.connect(url)
     try:
-        customers = await connection.fetch("SELECT id, name, address FROM customer")
+        customers = await connection.fetch(
+            "SELECT id, name, address, deleted FROM customer"
+        )
         purchases = await connection.fetch(
             "SELECT id, purchase_name, quantity, customer_id FROM purchases"
         )
+        hidden = await connection.fetch("SELECT customer_id, first, last FROM hidden")
     finally:
         await connection.close()
     with closing(sqlite3.connect(file)) as copy, copy:
-        copy.execute("CREATE TABLE customer (id, name, address)")
+        copy.execute("CREATE TABLE customer (id, name, address, deleted)")
         copy.execute(
             "CREATE TABLE purchases (id, purchase_name, quantity, customer_id)"
         )
-        copy.executemany("INSERT INTO customer VALUES (?, ?, ?)", customers)
+        copy.execute("CREATE TABLE hidden (customer_id, first, last)")
+        copy.executemany("INSERT INTO customer VALUES (?, ?, ?, ?)", customers)
+        copy.executemany("INSERT INTO hidden VALUES (?, ?, ?)", hidden)
         copy.executemany("INSERT INTO purchases VALUES (?, ?, ?, ?)", purchases)
 
 

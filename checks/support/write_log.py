@@ -13,7 +13,7 @@ import sqlite3
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from enum import Enum
@@ -73,6 +73,11 @@ class Entry:
         """Return whether the row is certainly there."""
         return None not in self.may_be
 
+    def known(self) -> str | None:
+        """Return its name now, None for not there. ValueError where that is open."""
+        [name] = self.may_be
+        return name
+
 
 @dataclass
 class WriteLog:
@@ -81,6 +86,10 @@ class WriteLog:
     entries: list[Entry] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    changes: dict[str, str | None] = field(default_factory=dict)
+    """The changes of acknowledged writes, with the name that each gave a row."""
+    together: list[dict[Entry, str | None]] = field(default_factory=list)
+    """What writes of unknown end were to make of several rows, all or none."""
 
     def new_entry(self, customer: Entry | None) -> Entry:
         """Return the entry of a row that is about to be asked for."""
@@ -93,6 +102,16 @@ class WriteLog:
             entry.may_be = {wish}
         elif outcome is Outcome.UNKNOWN:
             entry.may_be.add(wish)
+
+    def note_together(
+        self, wishes: Mapping[Entry, str | None], outcome: Outcome
+    ) -> None:
+        """Record what became of a write of several rows, which is done whole or not."""
+        if outcome is Outcome.UNKNOWN:
+            changed = {e: wish for e, wish in wishes.items() if e.may_be != {wish}}
+            self.together.append(changed)
+        for entry, wish in wishes.items():
+            self.note(entry, wish, outcome)
 
     def outcomes(self) -> Counter[Outcome]:
         """Return how many writes came to which end."""
@@ -118,9 +137,6 @@ def address_of(name: str) -> str:
 def quantity_of(name: str) -> int:
     """Return the quantity of the purchase of a name."""
     return int(name[:7], 16) + 1
-
-
-# Clients
 
 
 class Client:
@@ -152,6 +168,8 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError):
             pass
         status = answer.status if answer else 0
+        if answer is not None and status < 300 and "Change" in answer.headers:
+            self.log.changes[answer.headers["Change"]] = name
         self.log.sent.append(Sent(method, began, time.monotonic(), status, name))
         return answer
 
@@ -205,8 +223,8 @@ class Client:
         body: Json = {"delete_all": False, "purchase_ids": [row.id for row in entries]}
         answer = await self.send("DELETE", f"/purchase/{customer.id}", body, None, None)
         outcome = outcome_of(answer.status if answer else 0)
+        self.log.note_together(dict.fromkeys(entries), outcome)
         for entry in entries:
-            self.log.note(entry, None, outcome)
             if outcome is not Outcome.REFUSED:
                 self.purchases.remove(entry)
         return outcome
@@ -251,12 +269,17 @@ def new_session(seconds: float = 30.0) -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def writing(
-    url: str, log: WriteLog, count: int, pause: float = 0.0, keys: bool = False
+    url: str,
+    log: WriteLog,
+    count: int,
+    pause: float = 0.0,
+    keys: bool = False,
+    kind: type[Client] = Client,
 ) -> AsyncIterator[list[Client]]:
     """Let clients write for the length of a block, each with a customer; seconds."""
     stop = asyncio.Event()
     async with new_session() as session:
-        clients = [Client(session, url, log, keys) for _ in range(count)]
+        clients = [kind(session, url, log, keys) for _ in range(count)]
         await asyncio.gather(*(client.add(None) for client in clients))
         if not clients[0].customers:
             raise RuntimeError(f"the first customer: {log.statuses()}")
@@ -301,11 +324,17 @@ class Audit:
 Row = tuple[str, int, object, object]
 """Name, id, then address or quantity, and whose purchase it is."""
 
-SELECT_CUSTOMERS = "SELECT name, id, address, NULL FROM customer"
-SELECT_PURCHASES = "SELECT purchase_name, id, quantity, customer_id FROM purchases"
+SELECT_CUSTOMERS = "SELECT name, id, address, NULL FROM customer WHERE deleted IS NULL"
+SELECT_PURCHASES = """
+SELECT purchase_name, id, quantity, customer_id FROM purchases p
+WHERE NOT EXISTS (
+    SELECT 1 FROM hidden h
+    WHERE h.customer_id = p.customer_id AND h.first <= p.id AND h.last >= p.id)"""
 SELECT_ORPHANS = """
-SELECT purchase_name FROM purchases
-WHERE customer_id NOT IN (SELECT id FROM customer)"""
+SELECT purchase_name FROM purchases p LEFT JOIN customer c ON c.id = p.customer_id
+WHERE c.id IS NULL OR (c.deleted IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM hidden h
+    WHERE h.customer_id = p.customer_id AND h.first <= p.id AND h.last >= p.id))"""
 
 
 def audit(log: WriteLog, database: Path) -> Audit:
@@ -328,6 +357,11 @@ def audit(log: WriteLog, database: Path) -> Audit:
             result.half.append(f"{name}: {value}, customer {customer_id}")
     for entry in log.entries:
         settle(entry, found.get(entry, []), result)
+    for wishes in log.together:
+        done = [entry for entry, wish in wishes.items() if entry.known() == wish]
+        if 0 < len(done) < len(wishes):
+            result.half.append(f"{len(done)} rows of {len(wishes)} of one write")
+    log.together.clear()
     return result
 
 

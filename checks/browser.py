@@ -5,10 +5,10 @@
 A headless Chromium (Debian's; installed where it is missing and this is root) opens
 the page, unfolds "create customer", and clicks "Try it out" and "Execute". The reply
 must be 201, and the row must be there. It deletes purchases by the query, with the body
-left as the page fills it in, and by a body beside a query, which is refused. It unfolds
-every operation. The console must hold no error, and no request may go to another host.
-Locks are shown where the server wants a token, and only there. `--keep` saves the
-screenshot as docs/docs-page.png.
+left as the page fills it in, and by a body beside a query, which is refused. It runs
+every other operation, and undoes a change. The console must hold no error, and no
+request may go to another host. Locks are shown where the server wants a token, and only
+there. `--keep` saves the screenshot as docs/docs-page.png.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from checks.support.server_process import PROJECT, Server, call, print_table, se
 SCREENSHOT = PROJECT / "docs" / "docs-page.png"
 WIDTH, HEIGHT = 1280, 1500
 WAIT_MILLISECONDS = 30_000
+UNDONE = 10
+"""The change of the customer, after a creation and additions, deletions, updates."""
 CREATE = "#operations-customers-create_customer"
 DELETE = "#operations-purchases-delete_purchases"
 RESPONSES = ".live-responses-table"
@@ -148,6 +150,55 @@ def delete_by_clicking(page: Page) -> list[tuple[str, object]]:
     return shown
 
 
+def run(page: Page, name: str, fields: dict[str, str]) -> str:
+    """Run an operation that can be tried out; return the status that the page shows."""
+    operation = page.locator(f'.opblock[id$="-{name}"]')
+    operation.locator(".opblock-summary-control").click()
+    for parameter, text in fields.items():
+        given = field_of(operation, parameter)
+        if given.evaluate("element => element.tagName") == "SELECT":
+            given.select_option(text)
+        else:
+            given.fill(text)
+            given.blur()
+    with page.expect_response("**/*"):
+        operation.locator(".execute").click()
+    operation.locator(".loading-container").wait_for(state="detached")
+    status = operation.locator(f"{RESPONSES} .response-col_status:not(.col_header)")
+    shown = status.first.inner_text().split()[0]
+    operation.locator(".opblock-summary-control").click()
+    return shown
+
+
+def run_others(page: Page) -> dict[str, str]:
+    """Run the operations that no other click has run; return the statuses shown."""
+    of_one, of_customer = {"id": "4"}, {"customer_id": "1"}
+    of_both = {"customer_id": "1", "purchase_id": "4"}
+    inputs = {
+        "add_purchase": {"id": "1"},
+        "list_customer_purchases": {"id": "1", "limit": "1"},
+        "list_purchases": of_customer,
+        "change_purchase": of_one,
+        "replace_purchase": of_one,
+        "read_purchase": of_both,
+        "change_customer": of_customer,
+        "read_customer": of_customer,
+        "find_customers": {"name": "john"},
+        "download_customers": {"format": "csv"},
+        "download_purchases": {"format": "jsonl"},
+        "read_changes": {"order": "desc", "limit": "2", "action": "customer.updated"},
+        "read_change": {"change_id": "1"},
+        "undo_change": {"change_id": str(UNDONE)},
+        "erase_customer": {**of_customer, "purge": "true"},
+        "docs_asset": {"asset": "index.css"},
+    }
+    ran = {CREATE.rpartition("-")[2], DELETE.rpartition("-")[2]}
+    names = dict.fromkeys([*inputs, *(route.name for route in handlers.ROUTES)])
+    return {
+        name: run(page, name, inputs.get(name, {})) for name in names if name not in ran
+    }
+
+
 def take_screenshot(page: Page) -> bytes:
     """Return a picture (PNG) of the page, from its top to the end of the reply."""
     box = page.locator(f"{CREATE} {RESPONSES}").bounding_box()
@@ -175,6 +226,14 @@ def try_all(visit: Visit) -> tuple[list[Row], bytes]:
         call(server, "POST", "/api/v1/purchase/1", phone)
     one, the_rest, both = delete_by_clicking(page)
     left = call(server, "GET", "/api/v1/purchase/1").json()
+    statuses = run_others(page)
+    added = {"create_customer", "add_purchase", "undo_change"}
+    wrong = {
+        name: status
+        for name, status in statuses.items()
+        if status != ("201" if name in added else "200")
+    }
+    undoer = call(server, "GET", f"/api/v1/changes/{UNDONE + 1}").json()
     refused = [text for text in visit.messages if REFUSED in text]
     return [
         ("title", "Customer purchase server", title.splitlines()[0]),
@@ -184,11 +243,19 @@ def try_all(visit: Visit) -> tuple[list[Row], bytes]:
         ("delete by ?delete_all=true", ("200", _deleted(2)), the_rest),
         ("delete by a query and a body", "422", both[0]),
         ("purchases left", {"status": "ok", "data": []}, left),
+        ("operations run by clicking", len(handlers.ROUTES), 2 + len(statuses)),
+        ("other statuses than 201 and 200", {}, wrong),
+        ("action of the undo", "customer.updated", _action(undoer)),
         ("console messages", refused, visit.messages),
         ("refused requests on the console", 1, len(refused)),
         ("requests to another host", [], visit.strangers()),
         ("locks", 0, page.locator(LOCKS).count()),
     ], picture
+
+
+def _action(reply: object) -> object:
+    rows = reply.get("data") if isinstance(reply, dict) else None
+    return rows[0].get("action") if isinstance(rows, list) and rows else reply
 
 
 def _deleted(count: int) -> dict[str, object]:

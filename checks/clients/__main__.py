@@ -26,17 +26,13 @@ from checks.clients.tools import Client, Command, ToolError
 from checks.fuzz import new_token
 from checks.support.server_process import (
     Server,
+    answered_routes,
     exchange,
     print_table,
     request_bytes,
     serving,
 )
 
-ANSWERED = re.compile(
-    r'_count\{http_request_method="(\w+)",'
-    r'http_response_status_code="2\d\d",http_route="([^"]+)"'
-)
-"""A line of /metrics on requests that were answered 2xx."""
 LINTERS: dict[str, Command] = {
     "redocly": ("redocly", "lint", "--format=stylish", "openapi.json"),
     "spectral": ("spectral", "lint", "--ruleset", "spectral.json", "openapi.json"),
@@ -57,16 +53,9 @@ def prepare(folder: Path, node: Path | None, client: Client, url: str) -> None:
 
 def missed_routes(server: Server, token: str) -> list[str]:
     """Return the routes of which /metrics tells no success."""
-    request = request_bytes("GET", "/metrics", None, [authorization(token)])
-    text = exchange(server.port, request).body.decode()
-    answered = {*ANSWERED.findall(text), ("GET", "/metrics")}
+    answered = answered_routes(server, token) | {("GET", "/metrics")}
     routes = [(route.method, route.path) for route in handlers.ROUTES]
     return [" ".join(route) for route in routes if route not in answered]
-
-
-def authorization(token: str) -> tuple[str, str]:
-    """Return the header that holds a token."""
-    return "Authorization", f"Bearer {token}"
 
 
 def try_client(node: Path | None, client: Client) -> tuple[Row, list[str]]:

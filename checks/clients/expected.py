@@ -3,6 +3,7 @@
 import re
 
 SHORT_TIME = re.compile(r"[A-Z][a-z]{2} \d\d \d{4} \d\d:\d\d:\d\d")
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 LONG_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00")
 TEXT = re.compile(".+")
 
@@ -34,6 +35,25 @@ FIRST, SECOND = (
     {"purchase_id": number, **phone, **NEVER_UPDATED, "customer_id": "1"}
     for number, phone in ((1, TEN), (2, TWELVE))
 )
+AMSTERDAM, DELFT = (
+    {"id": "1", "name": "John Doe", "address": address, "created_on": RFC_3339}
+    for address in ("Amsterdam, NL", "Delft, NL")
+)
+PRO_STATE = {**TWELVE_PRO, "id": "2", "customer_id": "1"}
+PRO_STATE |= {"purchased_on": RFC_3339, "last_updated_on": RFC_3339}
+
+
+def _change(number: str, action: str, before: object, now: object) -> object:
+    row = {"cursor": number, "change": number, "at": RFC_3339, "caller": "fuzz"}
+    row |= {"action": action, "customer_id": "1", "purchase_id": None}
+    if action.startswith("purchase."):
+        row["purchase_id"] = "2"
+    return {**row, "before": before, "now": now}
+
+
+CREATED = _change("1", "customer.created", None, DELFT)
+REPLACED = _change("6", "purchase.updated", {**PRO_STATE, "quantity": 5}, PRO_STATE)
+MOVED = _change("7", "customer.updated", AMSTERDAM, DELFT)
 ADDED = _ok({"id": 2, **TWELVE, "customer_id": "1", "purchased_on": SHORT_TIME})
 
 EXPECTED: dict[str, object] = {
@@ -57,13 +77,25 @@ EXPECTED: dict[str, object] = {
         '\ufeff?id,name,address,created_on\\r\\n1,John Doe,"Delft, NL",.+\\r\\n'
     ),
     "download purchases as JSON Lines": re.compile(r'\{"purchase_id":1,.+\}\n'),
+    "follow the feed from a list": _ok([MOVED]),
+    "find the last update of a purchase": _ok([REPLACED]),
+    "read a change": _ok([CREATED]),
+    "undo a change": _ok({"change": "8", "undoes": "7", "rows": 1}),
+    "undo a change again": _problem(
+        409, "Conflict", "It was undone already, by change 8."
+    ),
     "delete purchases 1 and 9": _deleted(1),
     "delete purchases 2, 3 and 6": _deleted(1),
     "delete all purchases": _deleted(0),
     "read a purchase that is gone": _problem(
         404, "Not Found", "There is no such purchase."
     ),
+    "delete customer": _deleted(0),
+    "undo the deletion of a customer": _ok({"change": "13", "undoes": "12", "rows": 1}),
     "erase customer": _deleted(0),
+    "undo a change of a customer who was erased": _problem(
+        410, "Gone", "What this was about was deleted or erased since."
+    ),
     "welcome": {
         "name": "customer purchase server",
         "version": TEXT,

@@ -4,6 +4,8 @@ import createClient from "openapi-fetch";
 import type { components, paths } from "./generated/schema";
 
 type Problem = components["schemas"]["ProblemDetails"];
+type Customer = components["schemas"]["CustomerState"];
+type Bought = components["schemas"]["PurchaseState"];
 type Purchase = components["schemas"]["PurchaseListItem"];
 interface Reply<T> {
   data?: T;
@@ -46,6 +48,7 @@ async function changeAll() {
   keep("update purchase, by PATCH", await PATCH("/api/v1/purchase/{id}", { params: two, body: { quantity: 5 } }));
   keep("update purchase, by PUT", await PUT("/api/v1/purchase/{id}", { params: two, body: pro }));
   const path = { ...customer, purchase_id: 2 };
+  const page = await GET("/api/v1/customer", { params: { query: { limit: 1 } } });
   keep("read purchase", await GET("/api/v1/customer/{customer_id}/purchase/{purchase_id}", { params: { path } }));
   const read = await GET("/api/v1/customer/{customer_id}", { params: { path: customer } });
   keep("read customer", read);
@@ -61,6 +64,21 @@ async function changeAll() {
   const rows = await GET("/api/v1/purchases.{format}", { params: jsonl, parseAs: "text" });
   keep("download customers as CSV", names);
   keep("download purchases as JSON Lines", rows);
+  await seeHistory(page.response.headers.get("Feed-Cursor")!);
+}
+
+async function seeHistory(after: string) {
+  const followed = keep("follow the feed from a list", await GET("/api/v1/changes", { params: { query: { after } } }));
+  const query = { purchase_id: 2, action: "purchase.updated", caller: "fuzz", order: "desc", limit: 1 } as const;
+  const last = keep("find the last update of a purchase", await GET("/api/v1/changes", { params: { query } }));
+  const before: Customer | Bought | null = last!.data[0].before;
+  if (!before || !("quantity" in before) || before.quantity !== 5) throw new Error("quantity");
+  const first = { path: { change_id: "1" } };
+  keep("read a change", await GET("/api/v1/changes/{change_id}", { params: first }));
+  const path = { change_id: followed!.data[0].change };
+  const params = { path, header: { "Idempotency-Key": "two" } };
+  keep("undo a change", await POST("/api/v1/changes/{change_id}/undo", { params }));
+  keep("undo a change again", await POST("/api/v1/changes/{change_id}/undo", { params: { path } }));
 }
 
 async function deleteAll() {
@@ -73,7 +91,15 @@ async function deleteAll() {
   const every = { delete_all: true };
   keep("delete all purchases", await DELETE("/api/v1/purchase/{id}", { params, body: every }));
   keep("read a purchase that is gone", await GET("/api/v1/customer/{customer_id}/purchase/{purchase_id}", { params: { path } }));
-  keep("erase customer", await DELETE("/api/v1/customer/{customer_id}", { params: { path: { customer_id: 1 } } }));
+  const one = { path: { customer_id: 1 } };
+  const hidden = await DELETE("/api/v1/customer/{customer_id}", { params: one });
+  keep("delete customer", hidden);
+  const change = { path: { change_id: hidden.response.headers.get("Change")! } };
+  keep("undo the deletion of a customer", await POST("/api/v1/changes/{change_id}/undo", { params: change }));
+  const purge = { ...one, query: { purge: true } };
+  keep("erase customer", await DELETE("/api/v1/customer/{customer_id}", { params: purge }));
+  const late = await POST("/api/v1/changes/{change_id}/undo", { params: change });
+  keep("undo a change of a customer who was erased", late);
 }
 
 async function askServer() {

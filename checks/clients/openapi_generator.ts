@@ -1,10 +1,11 @@
 // Sends the requests of the check with the client of openapi-generator (typescript-fetch).
-import { Configuration, CustomersApi, PurchasesApi, ResponseError, ServerApi } from "./generated";
-import type { PurchaseListItem } from "./generated";
+import { Configuration, CustomersApi, HistoryApi, PurchasesApi, ResponseError, ServerApi } from "./generated";
+import type { CustomerState, PurchaseListItem, PurchaseState } from "./generated";
 
 // The address of the server is the one that the generator found in the description.
 const configuration = new Configuration({ accessToken: process.argv[3] });
 const customers = new CustomersApi(configuration);
+const history = new HistoryApi(configuration);
 const purchases = new PurchasesApi(configuration);
 const server = new ServerApi(configuration);
 const seen: Record<string, unknown> = {};
@@ -50,6 +51,7 @@ async function changeAll() {
   await keep("update purchase, by PATCH", purchases.changePurchase({ ...two, purchaseChanges: { quantity: 5 } }));
   await keep("update purchase, by PUT", purchases.replacePurchase({ ...two, newPurchase: pro }));
   await keep("read purchase", purchases.readPurchase({ customerId: id, purchaseId: 2 }));
+  const page = await purchases.listPurchasesRaw({ limit: 1 });
   const read = await customers.readCustomerRaw({ customerId: id });
   await keep("read customer", read.value());
   const ifMatch = read.raw.headers.get("ETag")!;
@@ -63,6 +65,19 @@ async function changeAll() {
   await keep("download customers as CSV", csv);
   const jsonl = purchases.downloadPurchases({ format: "jsonl", limit: 1 });
   await keep("download purchases as JSON Lines", jsonl);
+  await seeHistory(page.raw.headers.get("Feed-Cursor")!);
+}
+
+async function seeHistory(after: string) {
+  const followed = await keep("follow the feed from a list", history.readChanges({ after }));
+  const ofPurchase = { purchaseId: 2, action: "purchase.updated", caller: "fuzz", order: "desc", limit: 1 } as const;
+  const last = await keep("find the last update of a purchase", history.readChanges(ofPurchase));
+  const before: CustomerState | PurchaseState | null = last!.data[0].before;
+  if (!before || !("quantity" in before) || before.quantity !== 5) throw new Error("quantity");
+  await keep("read a change", history.readChange({ changeId: "1" }));
+  const changeId = followed!.data[0].change;
+  await keep("undo a change", history.undoChange({ changeId, idempotencyKey: "two" }));
+  await keep("undo a change again", history.undoChange({ changeId }));
 }
 
 async function deleteAll() {
@@ -73,7 +88,12 @@ async function deleteAll() {
   const every = { deleteAll: true };
   await keep("delete all purchases", purchases.deletePurchases({ id, deletePurchasesRequest: every }));
   await keep("read a purchase that is gone", purchases.readPurchase({ customerId: id, purchaseId: 2 }));
-  await keep("erase customer", customers.eraseCustomer({ customerId: id }));
+  const hidden = await customers.eraseCustomerRaw({ customerId: id });
+  await keep("delete customer", hidden.value());
+  const changeId = hidden.raw.headers.get("Change")!;
+  await keep("undo the deletion of a customer", history.undoChange({ changeId }));
+  await keep("erase customer", customers.eraseCustomer({ customerId: id, purge: true }));
+  await keep("undo a change of a customer who was erased", history.undoChange({ changeId }));
 }
 
 async function askServer() {

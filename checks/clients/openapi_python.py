@@ -16,6 +16,7 @@ from generated.api.customers import (
     find_customers,
     read_customer,
 )
+from generated.api.history import read_change, read_changes, undo_change
 from generated.api.purchases import (
     add_purchase,
     change_purchase,
@@ -80,7 +81,8 @@ def change_all(client: AuthenticatedClient) -> None:
 
 
 def change_customers(client: AuthenticatedClient) -> None:
-    """Read, change and find a customer, with its entity tag."""
+    """Read, change and find a customer, with its entity tag; see and undo that."""
+    listed = list_purchases.sync_detailed(client=client, limit=1)
     read = read_customer.sync_detailed(1, client=client)
     keep("read customer", read.parsed)
     delft = models.CustomerChanges(address="Delft, NL")
@@ -94,6 +96,32 @@ def change_customers(client: AuthenticatedClient) -> None:
     jsonl = models.DownloadPurchasesFormat.JSONL
     rows = download_purchases.sync(jsonl, client=client, limit=1)
     keep("download purchases as JSON Lines", rows)
+    see_history(client, listed.headers["Feed-Cursor"])
+
+
+def see_history(client: AuthenticatedClient, cursor: str) -> None:
+    """Follow the feed from a cursor, and undo the last change."""
+    followed = read_changes.sync(client=client, after=cursor)
+    keep("follow the feed from a list", followed)
+    last = read_changes.sync(
+        client=client,
+        purchase_id=2,
+        action=models.ReadChangesAction.PURCHASE_UPDATED,
+        caller="fuzz",
+        order=models.ReadChangesOrder.DESC,
+        limit=1,
+    )
+    keep("find the last update of a purchase", last)
+    assert isinstance(last, models.ReadChangesResponse200)
+    before = last.data[0].before
+    assert isinstance(before, models.PurchaseState)
+    assert before.quantity == 5
+    keep("read a change", read_change.sync("1", client=client))
+    assert isinstance(followed, models.ReadChangesResponse200)
+    change = followed.data[0].change
+    undone = undo_change.sync(change, client=client, idempotency_key="two")
+    keep("undo a change", undone)
+    keep("undo a change again", undo_change.sync(change, client=client))
 
 
 def delete_all(client: AuthenticatedClient) -> None:
@@ -109,7 +137,14 @@ def delete_all(client: AuthenticatedClient) -> None:
     deleted = delete_purchases.sync(1, client=client, body=every)
     keep("delete all purchases", deleted)
     keep("read a purchase that is gone", read_purchase.sync(1, 2, client=client))
-    keep("erase customer", erase_customer.sync(1, client=client))
+    hidden = erase_customer.sync_detailed(1, client=client)
+    keep("delete customer", hidden.parsed)
+    change = hidden.headers["Change"]
+    undone = undo_change.sync(change, client=client)
+    keep("undo the deletion of a customer", undone)
+    keep("erase customer", erase_customer.sync(1, client=client, purge=True))
+    late = undo_change.sync(change, client=client)
+    keep("undo a change of a customer who was erased", late)
 
 
 def ask_server(client: AuthenticatedClient) -> None:

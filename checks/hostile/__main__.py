@@ -5,7 +5,8 @@
 Each case goes over a raw socket to a server on a fresh SQLite file. It is right when
 the status is the contract's; an error is a well-formed problem; the marker in the
 input comes back in no error and stands in no log; nothing was traced back; the number
-of rows changed only by what a 2xx answer says; memory stays flat and the answer comes
+of rows changed only by what a 2xx answer says; nothing was written but what a header
+`Change` tells of; memory stays flat and the answer comes
 soon; text that was taken is read again as it was sent; the next honest request works.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from checks.hostile.case import Case
 from checks.hostile.floods import FLOODS
+from checks.hostile.history import BY_READERS, erasures, feeds, undos, undos_by_readers
 from checks.hostile.protocol import framings, header_fields, targets
 from checks.hostile.trial import Trial
 from checks.hostile.values import ids_in_bodies, jsons, paths, quantities, texts, types
@@ -34,6 +36,12 @@ GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "8 header fields": header_fields,
     "9 targets": targets,
 }
+HISTORY: dict[str, Callable[[Trial], Iterator[Case]]] = {
+    "10 the feed": feeds,
+    "11 undo": undos,
+    "12 erasure": erasures,
+}
+"""Groups whose cases are about what was written for them."""
 
 
 def run(folder: Path, word: str) -> list[str]:
@@ -43,15 +51,20 @@ def run(folder: Path, word: str) -> list[str]:
     with serving(folder) as server:
         trial = Trial(server)
         with closing(trial.database):
-            for group in (name for name in GROUPS if word in name):
+            groups = {name: GROUPS[name]() for name in GROUPS if word in name}
+            groups |= {name: HISTORY[name](trial) for name in HISTORY if word in name}
+            for group, cases in groups.items():
                 tried = wrong = 0
-                for case in GROUPS[group]():
+                for case in cases:
                     reply, faults = trial.faults_of(case)
                     tried, wrong = tried + 1, wrong + bool(faults)
                     if faults:
                         breaches.append(f"{group}: {shown(case, reply)}: {faults}")
                 rows.append((group, tried, tried - wrong, wrong))
-            for name, (size, flood) in FLOODS.items():
+            others = FLOODS | {
+                "15 undo by readers": (len(BY_READERS), undos_by_readers)
+            }
+            for name, (size, flood) in others.items():
                 if word in name:
                     faults = flood(server)
                     breaches += [f"{name}: {fault}" for fault in faults]

@@ -19,6 +19,7 @@ NO_REPLY = 0
 CUSTOMERS = "/api/v1/customer"
 PURCHASES = "/api/v1/purchase/1"
 """Of customer 1, to list, add and delete; and purchase 1 itself, to update."""
+CHANGES = "/api/v1/changes"
 OTHERS = "/api/v1/purchase/2"
 SPARE = (2, 3, 4)
 OTHERS_PURCHASE = 5
@@ -35,6 +36,10 @@ class Case(NamedTuple):
     field: tuple[str, str] | None = None
     deleted: int | None = None
     hang_up: bool = False
+    rows: int | None = None
+    """By how much a success changes the number of rows, where it does not say so."""
+    data: object = None
+    """What the answer tells, None for anything."""
 
 
 def http(
@@ -46,8 +51,11 @@ def http(
     pointers: Iterable[str] = (),
     field: tuple[str, str] | None = None,
     deleted: int | None = None,
+    rows: int | None = None,
+    data: object = None,
 ) -> Case:
     """Return a case that is well-formed HTTP."""
     content = body.encode() if isinstance(body, str) else body
     request = request_bytes(method, target, content, headers)
-    return Case(method, request, right, frozenset(pointers), field, deleted)
+    case = Case(method, request, right, frozenset(pointers), field, deleted)
+    return case._replace(rows=rows, data=data)

@@ -99,6 +99,6 @@ def begin_head(port: int) -> socket.socket:
 
 
 FLOODS: dict[str, tuple[int, Callable[[Server], list[str]]]] = {
-    "10 bad targets, at once": (TARGETS, bad_targets),
-    "11 heads that never end, at once": (HEADS, endless_heads),
+    "13 bad targets, at once": (TARGETS, bad_targets),
+    "14 heads that never end, at once": (HEADS, endless_heads),
 }

@@ -1,6 +1,8 @@
 """Sends cases to a server and judges its replies."""
 
+import json
 import sqlite3
+from collections.abc import Iterable
 
 from checks.hostile.case import (
     CUSTOMERS,
@@ -11,7 +13,20 @@ from checks.hostile.case import (
     SECONDS_LIMIT,
     Case,
 )
-from checks.support.server_process import Reply, Server, call, exchange
+from checks.support.server_process import Reply, Server, call, exchange, request_bytes
+
+COUNT = """
+SELECT (SELECT count(*) FROM customer WHERE deleted IS NULL) + count(*)
+FROM purchases WHERE NOT EXISTS (
+    SELECT 1 FROM hidden WHERE hidden.customer_id = purchases.customer_id
+        AND purchases.id BETWEEN first AND last)"""
+SUM_UP = """
+SELECT * FROM (SELECT count(*), total(version), count(deleted) FROM customer),
+    (SELECT count(*), total(version), total(quantity) FROM purchases),
+    (SELECT count(*), total(first), total(last) FROM hidden),
+    (SELECT count(*), max(id), count(before), count(undoes) FROM history),
+    (SELECT count(*), count(status) FROM idempotency)"""
+"""No write leaves all of these as they are."""
 
 
 class Trial:
@@ -25,6 +40,8 @@ class Trial:
         self.logs = (server.out.open(), server.err.open())
         self.rows = self.count()
         self.peak = 0.0
+        self.last = Reply(0)
+        """The answer to the last case."""
 
     def lay_ground(self) -> None:
         """Add what the cases refer to: two customers with four purchases and one."""
@@ -38,16 +55,30 @@ class Trial:
         return call(self.server, "POST", path, {"purchase_name": "a", "quantity": 1})
 
     def count(self) -> int:
-        """Return how many rows the file holds."""
-        select = "SELECT (SELECT count(*) FROM customer) + count(*) FROM purchases"
-        rows: int = self.database.execute(select).fetchone()[0]
+        """Return how many rows can be seen."""
+        rows: int = self.database.execute(COUNT).fetchone()[0]
         return rows
+
+    def write(
+        self,
+        method: str,
+        path: str,
+        value: object = None,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> Reply:
+        """Send a proper request that the next cases need."""
+        body = None if value is None else json.dumps(value).encode()
+        request = request_bytes(method, path, body, headers)
+        reply = exchange(self.server.port, request, method)
+        self.rows = self.count()
+        return reply
 
     def faults_of(self, case: Case) -> tuple[Reply, list[str]]:
         """Send a case and an honest request; return the answer and what is wrong."""
         self.server.reset_peak()
-        before = self.server.memory()
+        before, sums = self.server.memory(), self.database.execute(SUM_UP).fetchone()
         reply = exchange(self.server.port, case.request, case.method, case.hang_up)
+        self.last = reply
         grown = self.server.memory("VmHWM") - before
         self.peak = max(self.peak, grown)
         faults = answer_faults(case, reply) + self.stored_faults(case, reply)
@@ -58,6 +89,9 @@ class Trial:
         rows, self.rows = self.rows + change(case, reply), self.count()
         if self.rows != rows:
             faults.append(f"{self.rows} rows, {rows} by the answers")
+        wrote = self.database.execute(SUM_UP).fetchone() != sums
+        if wrote != tells_of_change(reply):
+            faults.append("written in silence" if wrote else "nothing was written")
         after = self.honest()
         self.rows += after.status == 201
         if after.status != 201:
@@ -91,6 +125,8 @@ def answer_faults(case: Case, reply: Reply) -> list[str]:
         faults.append(f"names {sorted(reply.pointers())}, not {set(case.pointers)}")
     if case.deleted is not None and change(case, reply) != -case.deleted:
         faults.append(f"deleted {-change(case, reply)}")
+    if case.data is not None and data_of(reply) != case.data:
+        faults.append(f"the data is not {case.data}")
     if case.field and value_of(reply, case.field[0]) != case.field[1]:
         faults.append(f"{case.field[0]} came back otherwise")
     return faults
@@ -99,13 +135,28 @@ def answer_faults(case: Case, reply: Reply) -> list[str]:
 def change(case: Case, reply: Reply) -> int:
     """Return by how much an answer says that the number of rows changed."""
     body = reply.json()
+    if "Idempotency-Replayed" in reply.headers:
+        return 0
+    if case.rows is not None and reply.status in (200, 201):
+        return case.rows
     if reply.status == 200 and case.method == "DELETE" and isinstance(body, dict):
         return -int(body.get("deleted_count", 0))
     return int(reply.status == 201)
 
 
+def tells_of_change(reply: Reply) -> bool:
+    """Return whether an answer says that something was written for it."""
+    headers = reply.headers
+    return "Change" in headers and "Idempotency-Replayed" not in headers
+
+
+def data_of(reply: Reply) -> object:
+    """Return the data of an answer, None without."""
+    body = reply.json()
+    return body.get("data") if isinstance(body, dict) else None
+
+
 def value_of(reply: Reply, key: str) -> object:
     """Return a field of the data of an answer, None without."""
-    body = reply.json()
-    data = body.get("data") if isinstance(body, dict) else None
+    data = data_of(reply)
     return data.get(key) if isinstance(data, dict) else None

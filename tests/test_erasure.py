@@ -12,6 +12,18 @@ from queries import erasure
 from storage.engine import Statement
 from tests.support import JOHN, PHONE, ApiClient, Opener, count, list_ids
 
+FORGET = server._forget
+
+
+@pytest.fixture(autouse=True)
+def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be removed but by the tests themselves."""
+
+    async def wait(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(server, "_forget", wait)
+
 
 async def undo(api: ApiClient, change: str, status: int) -> None:
     """Undo a change."""
@@ -160,6 +172,7 @@ async def test_background(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> No
     await api("POST /api/v1/purchase/1", PHONE, 201)
     await api("DELETE /api/v1/customer/1")
     monkeypatch.undo()
+    assert server._forget is FORGET
     monkeypatch.setattr(server, "FORGET_SECONDS", 0.05)
     again = await opened()
     served: Any = again.client.server

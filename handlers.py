@@ -35,7 +35,7 @@ from api.replies import (
     undone_response,
 )
 from api.request_body import value_or_none
-from api.responses import CALLER, ENCODER, ProblemError, RawResponse, invalid_field
+from api.responses import CALLER, ENCODER, ProblemError, RawResponse
 from api.routing import Route, SecondBody, path_id
 from api.schemas import (
     MAX_ID,
@@ -87,11 +87,8 @@ async def read_customer(request: web.Request) -> web.StreamResponse:
 
 def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return the customers whose name contains a text, in any case."""
-    texts = request.query.getall("name", [""])
-    if len(texts) > 1 or len(texts[0]) > 200 or "\0" in texts[0]:
-        rule = "Expected one text of at most 200 characters, without U+0000."
-        raise invalid_field("/name", rule)
-    query = partial(db.find_customers, texts[0])
+    part = request_body.text(request, "name") or ""
+    query = partial(db.find_customers, part)
     scan = request.app[SHARES].of(request, request.app[DATABASE].scan)
     return respond(request, CUSTOMER_ROWS, scan, scan, query)
 

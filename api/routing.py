@@ -88,11 +88,7 @@ class RouteTable:
     ) -> None:
         """Add all routes to a router, each handler wrapped, and those for no match."""
         for route in self.routes:
-            path = re.sub(
-                r"{(\w+)}",
-                lambda name: f"{{{name[1]}:{_shape_of(name[1])}}}",
-                route.path,
-            )
+            path = PARAMETER.sub(_with_shape, route.path)
             if route.method == "GET":  # and HEAD
                 router.add_get(path, wrap(route), expect_handler=expect)
             else:

@@ -86,7 +86,7 @@ FIELDS = {
 
 SQLITE = {
     "ids": "SELECT value FROM json_each(?)",
-    "for_update": "",
+    "for_update": "",  # there is one writer at a time
     "with_ids": "",
     **{name: f"json_extract(h.before, '$.{name}')" for name in FIELDS},
     **{name: _image(values, "json_object") for name, values in IMAGES.items()},

@@ -56,12 +56,6 @@ class RecentStatement(Statement):
     __slots__ = ()
 
 
-def for_update(sql: str) -> Statement:
-    """Return a SELECT that locks its row until the unit that writes has ended."""
-    # SQLite has one writer at a time and needs no such lock.
-    return Statement(sqlite=sql, postgres=f"{sql} FOR UPDATE")
-
-
 Unit = Generator[tuple[Statement, Row], list[Row], T]
 """A unit of work: yields statements with their parameters, is sent the rows of each."""
 

@@ -4,7 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SHARED, SQLITE
-from queries.history import HORIZON, SLEEP, WAIT_SECONDS, WAITS
+from queries.history import HORIZON, wait_for_writers
 from queries.records import NotFoundError, Page, PrunedError
 from storage.engine import Statement, Unit
 
@@ -96,10 +96,9 @@ def catch_up(filters: Filters, after: int, limit: int) -> Unit[Page]:
 def _read_page(
     filters: Filters, descending: bool, after: int, limit: int
 ) -> Unit[Page]:
-    [(pruned,)] = yield SELECT_PRUNED, ()
-    if not descending and 0 <= after < pruned:
-        raise PrunedError
-    tip = yield from _wait_for_tip()
+    if not descending and after >= 0:
+        yield from refuse_pruned(after + 1)
+    _, tip = yield from wait_for_writers(HORIZON)
     low, high = (
         (0, min(after - 1, tip) if after else tip) if descending else (after, tip)
     )
@@ -120,23 +119,9 @@ def _read_page(
     return Page(size, json, further, tip)
 
 
-def _wait_for_tip() -> Unit[int]:
-    """Return the last row of the feed, after waiting for writers that are under way."""
-    [(ready, drawn)] = yield HORIZON, ()
-    tip = drawn
-    for _ in range(WAITS):
-        if ready >= tip:
-            break
-        yield SLEEP, (WAIT_SECONDS,)
-        [(ready, _)] = yield HORIZON, ()
-    return int(min(ready, tip))
-
-
 def follow_changes(after: int, limit: int) -> Unit[Page]:
     """Return the rows of the feed after a row, without waiting. PrunedError."""
-    [(pruned,)] = yield SELECT_PRUNED, ()
-    if 0 <= after < pruned:
-        raise PrunedError
+    yield from refuse_pruned(after + 1)
     [(tip, _)] = yield HORIZON, ()
     values = after, tip, limit
     [(size, _, last, json)] = yield _select_page((), False), values
@@ -157,9 +142,11 @@ def read_change(change: int, after: int, limit: int) -> Unit[Page]:
     return Page(size, json, last if size == limit else None)
 
 
-def refuse_pruned(change: int) -> Unit[None]:
-    """Raise PrunedError for a change of which some rows may no longer be kept."""
-    # Its number is never above the id of its first row.
+def refuse_pruned(first: int) -> Unit[None]:
+    """Raise PrunedError where rows from one on are asked for that is no longer kept.
+
+    A change has no row before its number.
+    """
     [(pruned,)] = yield SELECT_PRUNED, ()
-    if change <= pruned:
+    if first <= pruned:
         raise PrunedError

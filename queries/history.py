@@ -10,7 +10,7 @@ and customers have theirs in `change`, NULL for the creation.
 from typing import NamedTuple
 
 from queries.dialects import dialects, horizon, lock
-from storage.engine import RecentStatement, Statement, Unit
+from storage.engine import RecentStatement, Row, Statement, Unit
 
 MAX_ID = 2**63 - 1
 
@@ -44,13 +44,10 @@ INSERT INTO history (change, at, caller, action, customer_id, purchase_id, befor
 SELECT ?, ?, nullif(?, ''), 'purchase.deleted', p.customer_id, p.id,
     CASE WHEN ? THEN {purchase_image} END
 FROM purchases p WHERE p.customer_id = ? AND p.id IN ({ids}) ORDER BY p.id""")
+TIP = "coalesce((SELECT max(id) FROM history), (SELECT pruned FROM history_start))"
+"""The last row of the feed, on SQLite."""
 HORIZON = Statement(
-    sqlite="""
-SELECT horizon, horizon FROM (
-    SELECT coalesce(max(id), (SELECT pruned FROM history_start)) AS horizon
-    FROM history
-)""",
-    postgres=horizon("history"),
+    sqlite=f"SELECT tip, tip FROM (SELECT {TIP} AS tip)", postgres=horizon("history")
 )
 """The last row of the history before which none can still come, and the last id."""
 
@@ -99,18 +96,19 @@ def _ids_of(table: str) -> Ids:
 CUSTOMER_IDS, PURCHASE_IDS = _ids_of("customer"), _ids_of("purchases")
 
 
-def wait_for_ids(ids: Ids) -> Unit[tuple[int, int]]:
-    """Return where the feed goes on after a list, and the last id that it may show.
+def wait_for_writers(ids: Statement) -> Unit[tuple[Row, int]]:
+    """Return what a statement says first, and the last id that a reader may show then.
 
-    On PostgreSQL a list waits for writers that drew an id before it, or a client that
+    Its last two columns are up to where ids are settled, and the last one drawn. On
+    PostgreSQL a reader waits for writers that drew an id before it, or a client that
     goes on after the last row would never see theirs. One that takes too long is not
     waited for: then the rows after its id are left to the next page.
     """
-    rows = yield ids.now, ()
-    cursor, _, ready, drawn = rows[0]
+    [first] = yield ids, ()
+    *_, ready, drawn = first
     for _ in range(WAITS):
         if ready >= drawn:
             break
         yield SLEEP, (WAIT_SECONDS,)
-        [(_, _, ready, _)] = yield ids.now, ()
-    return cursor, min(ready, drawn)
+        [(*_, ready, _)] = yield ids, ()
+    return first, min(ready, drawn)

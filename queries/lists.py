@@ -6,13 +6,11 @@ statement anew each time `LIMIT ?` is bound.
 """
 
 from queries.dialects import PG_ROWS, PG_TIME, SHARED
-from queries.history import CUSTOMER_IDS, MAX_ID, PURCHASE_IDS, wait_for_ids
+from queries.history import CUSTOMER_IDS, MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
 from queries.records import NotFoundError, Page
 from storage.engine import Row, Statement, Unit
 from storage.schema import fold_name
 
-TIP = "coalesce((SELECT max(id) FROM history), (SELECT pruned FROM history_start))"
-"""The last row of the feed, on SQLite."""
 SELECT_SCAN_END = Statement("""
 SELECT max(id), count(*)
 FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan""")
@@ -52,8 +50,8 @@ def find_customers(part: str, after: int, limit: int) -> Unit[Page]:
             last = end if scanned == SCAN_ROWS else last
         if most < MAX_ID or _is_settled(recent, last):
             break
-        tip, most = yield from wait_for_ids(CUSTOMER_IDS)
-        recent = [(tip,)]
+        row, most = yield from wait_for_writers(CUSTOMER_IDS.now)
+        recent = [row]
     is_whole = size < limit and scanned < SCAN_ROWS
     return Page(size, json, None if is_whole else last, _tip(recent, tip))
 
@@ -125,8 +123,8 @@ def list_purchases(after: int, limit: int) -> Unit[Page]:
     values = after, MAX_ID, SCAN_ROWS, limit
     [(size, last, json, tip, end)] = yield SELECT_PURCHASES, values
     if not _is_settled(recent, end or last):
-        tip, most = yield from wait_for_ids(PURCHASE_IDS)
-        recent = [(tip,)]
+        row, most = yield from wait_for_writers(PURCHASE_IDS.now)
+        recent = [row]
         values = after, most, SCAN_ROWS, limit
         [(size, last, json, _, end)] = yield SELECT_PURCHASES, values
     return Page(size, json, last if size == limit else end, _tip(recent, tip))
@@ -141,7 +139,7 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
         rows = yield SELECT_CUSTOMER_PURCHASES, values
         [(found, last, more, tip, end)] = rows
         if most == MAX_ID and not _is_settled(recent, last):
-            _, most = yield from wait_for_ids(PURCHASE_IDS)
+            _, most = yield from wait_for_writers(PURCHASE_IDS.now)
             continue
         if found:
             json = f"{json[:-1]},{more[1:]}" if size else more

@@ -413,7 +413,6 @@ async def test_writer_that_never_ends(
 ) -> None:
     """What comes after it is left to a later page."""
     monkeypatch.setattr(history, "WAITS", 3)
-    monkeypatch.setattr("queries.feed.WAITS", 3)
     await api("POST /api/v1/customer", JOHN, 201)
     slow = asyncio.ensure_future(engine.write(add_slowly, 1.5))
     await asyncio.sleep(0.2)

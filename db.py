@@ -27,7 +27,7 @@ from queries.feed import (
     read_change as read_change,
     read_changes as read_changes,
 )
-from queries.hidden import PURGED, Range, count_purchases, hide, select_gaps
+from queries.hidden import PURGED, hide, select_purchases
 from queries.history import RECORD_DELETED, Author as Author, next_change, record
 from queries.idempotency import (
     forget_keys as forget_keys,
@@ -145,12 +145,12 @@ def delete_customer(
 ) -> Unit[Written[int]]:
     """Hide a customer and its purchases, and count these. Errors as for an update."""
     image = yield from _lock_customer(customer_id, check)
-    gaps, count = yield from _select_all(customer_id)
+    ranges, count = yield from select_purchases(customer_id)
     kept = json.loads(image) if author.keeps_images else {}
     before = json.dumps(kept | {"purchases": count}, ensure_ascii=False)
     change = yield from record(author, "customer.deleted", customer_id, None, before)
     change_or_none = change if author.keeps_images else PURGED
-    yield from hide(customer_id, change_or_none, gaps)
+    yield from hide(customer_id, change_or_none, ranges)
     yield DELETE_CUSTOMER, (change_or_none, customer_id)
     return Written(count, change)
 
@@ -271,18 +271,11 @@ def update_purchase(
 def delete_all_purchases(customer_id: int, author: Author) -> Unit[Written[int]]:
     """Hide a customer's purchases and return how many there were. NotFoundError."""
     yield from _lock_customer(customer_id)
-    gaps, count = yield from _select_all(customer_id)
+    ranges, count = yield from select_purchases(customer_id)
     before = json.dumps({"purchases": count})
     change = yield from record(author, "purchases.cleared", customer_id, None, before)
-    yield from hide(customer_id, change if author.keeps_images else PURGED, gaps)
+    yield from hide(customer_id, change if author.keeps_images else PURGED, ranges)
     return Written(count, change)
-
-
-def _select_all(customer_id: int) -> Unit[tuple[list[Range], int]]:
-    """Return the ranges in which a customer has purchases, and how many these are."""
-    gaps = yield from select_gaps(customer_id)
-    count = yield from count_purchases(customer_id, gaps)
-    return (gaps if count else []), count
 
 
 def delete_purchases(

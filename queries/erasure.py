@@ -7,7 +7,7 @@ units so small that no other write waits long.
 from collections.abc import Callable
 
 from queries.dialects import dialects
-from queries.hidden import PURGED, count_purchases, hide, select_gaps
+from queries.hidden import DELETE_RANGE, PURGED, hide, select_purchases
 from queries.history import MAX_ID, Author, record
 from queries.idempotency import forget_keys
 from queries.records import NotFoundError, Written
@@ -31,7 +31,6 @@ DELETE_PURCHASES = Statement("""
 DELETE FROM purchases WHERE id IN (
     SELECT id FROM purchases WHERE customer_id = ? AND id >= ? AND id <= ? LIMIT ?
 ) RETURNING id""")
-DELETE_RANGE = Statement("DELETE FROM hidden WHERE customer_id = ? AND last = ?")
 SELECT_PURGED_CUSTOMER = dialects("""
 SELECT id FROM customer WHERE deleted = ?1 AND (?2 = 0 OR id = ?2)
     AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.customer_id = customer.id)
@@ -77,8 +76,7 @@ def purge_customer(
         raise NotFoundError("customer", customer_id)
     if check is not None:
         check(rows[0][0])
-    gaps = yield from select_gaps(customer_id)
-    count = yield from count_purchases(customer_id, gaps)
+    _, count = yield from select_purchases(customer_id)
     change = yield from record(author, "customer.erased", customer_id)
     yield from _purge_customer(customer_id)
     return Written(count, change)

@@ -81,6 +81,13 @@ def count_purchases(customer_id: int, ranges: list[Range]) -> Unit[int]:
     return int(count)
 
 
+def select_purchases(customer_id: int) -> Unit[tuple[list[Range], int]]:
+    """Return the ranges in which a customer has purchases, and how many these are."""
+    visible = yield from select_gaps(customer_id)
+    count = yield from count_purchases(customer_id, visible)
+    return (visible if count else []), count
+
+
 def hide(customer_id: int, change: int, ranges: list[Range]) -> Unit[None]:
     """Hide the purchases of a customer in some ranges, which are all visible."""
     if ranges:

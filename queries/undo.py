@@ -188,9 +188,8 @@ def _undo(change: int, author: Author, since: str) -> Unit[Undone]:
     is_own_row = not any(of_several for *_, of_several in actions)
     if is_own_row and (undo := LARGE.get(*names)):
         number = yield from undo(change, locked[0][0], author)
-        if number is not None:
-            yield MARK_ALONE, (change, number)
-            return Undone(number, change, 1)
+        yield MARK_ALONE, (change, number)
+        return Undone(number, change, 1)
     yield from _refuse_changed(change)
     number = yield from next_change()
     for action, (record, undo_all) in STEPS.items():

@@ -19,9 +19,7 @@ from storage.engine import Statement, Unit
 SELECT_CUSTOMER = dialects("""
 SELECT c.deleted, coalesce(c.change, 0), {customer_image} FROM customer c
 WHERE c.id = ?""")
-SELECT_ROW = dialects("""
-SELECT before, content FROM history WHERE id = ?1 AND change IS NULL
-UNION ALL SELECT before, content FROM history WHERE change = ?1""")
+SELECT_ROW = Statement("SELECT before, content FROM history WHERE id = ?")
 SET_DELETED = Statement("UPDATE customer SET deleted = ? WHERE id = ?")
 SET_CONTENT = Statement("UPDATE history SET content = ? WHERE id = ?")
 # The first row of each purchase since, and whether that was another then; those that
@@ -42,21 +40,47 @@ ORDER BY first.purchase_id LIMIT 101""")
 SELECT_OVERLAP = Statement("""
 SELECT change FROM hidden WHERE customer_id = ? AND last >= ? AND first <= ? LIMIT 1""")
 
-UndoLarge = Callable[[int, int, Author], Unit[int | None]]
+UndoLarge = Callable[[int, int, Author], Unit[int]]
+
+NOT_THERE, CHANGED = "It is not there.", "Rows have changed since."
 
 
-def _undo_clear(change: int, customer_id: int, author: Author) -> Unit[int | None]:
-    """Show again the purchases that a change hid."""
+def _refuse(
+    customer_id: int, why: str, reason: str = "Rows have changed since."
+) -> None:
+    """Raise ConflictError that names a customer."""
+    raise ConflictError(reason, [("customer", customer_id, why)])
+
+
+def _check_customer(customer_id: int) -> Unit[None]:
+    """Raise ConflictError where there is no such customer."""
     [(deleted, _, _)] = yield SELECT_CUSTOMER, (customer_id,)
     if deleted is not None:
-        raise ConflictError(NO_CUSTOMER, [("customer", customer_id, NOT_THERE)])
-    before = yield from _show(change, customer_id)
+        reason = "A purchase cannot be without its customer."
+        _refuse(customer_id, NOT_THERE, reason)
+
+
+def _undo_clear(change: int, customer_id: int, author: Author) -> Unit[int]:
+    """Show again the purchases that a change hid."""
+    yield from _check_customer(customer_id)
+    before = yield from _show(change)
     return (yield from record(author, "purchases.restored", customer_id, None, before))
 
 
-def _show(change: int, customer_id: int) -> Unit[str]:
+def _undo_deletion(change: int, customer_id: int, author: Author) -> Unit[int]:
+    """Show a customer again, with what was deleted with it."""
+    [(_, content, _)] = yield SELECT_CUSTOMER, (customer_id,)
+    before = yield from _show(change)
+    yield SET_DELETED, (None, customer_id)
+    number = yield from record(author, "customer.restored", customer_id, None, before)
+    yield SET_CONTENT, (content, number)
+    return number
+
+
+def _show(change: int) -> Unit[str]:
     """Show what a change hid; return an image of it, to hide it again. PrunedError."""
-    count = yield from _count(change)
+    [(image, _)] = yield SELECT_ROW, (change,)
+    count = json.loads(image)["purchases"]  # nothing changed them since
     ranges = yield SELECT_HIDDEN_BY, (change,)
     if count and not ranges:
         raise PrunedError
@@ -64,79 +88,57 @@ def _show(change: int, customer_id: int) -> Unit[str]:
     return json.dumps({"purchases": count, "ranges": ranges})
 
 
-def _count(change: int) -> Unit[int]:
-    """Return how many purchases a change hid or showed: nothing changed them since."""
-    [(image, _)] = yield SELECT_ROW, (change,)
-    count: int = json.loads(image).get("purchases", 0)
-    return count
-
-
-def _undo_deletion(change: int, customer_id: int, author: Author) -> Unit[int | None]:
-    """Show a customer again, with what was deleted with it."""
-    [(_, content, _)] = yield SELECT_CUSTOMER, (customer_id,)
-    before = yield from _show(change, customer_id)
-    yield SET_DELETED, (None, customer_id)
-    number = yield from record(author, "customer.restored", customer_id, None, before)
-    yield SET_CONTENT, (content, number)
-    return number
-
-
-def _redo_clear(change: int, customer_id: int, author: Author) -> Unit[int | None]:
+def _redo_clear(change: int, customer_id: int, author: Author) -> Unit[int]:
     """Hide again the purchases that an undo showed."""
-    [(deleted, _, _)] = yield SELECT_CUSTOMER, (customer_id,)
-    if deleted is not None:
-        raise ConflictError(NO_CUSTOMER, [("customer", customer_id, NOT_THERE)])
-    ranges = yield from _unchanged_ranges(change, customer_id)
-    before = json.dumps({"purchases": (yield from _count(change))})
+    yield from _check_customer(customer_id)
+    [(image, _)] = yield SELECT_ROW, (change,)
+    ranges, count = yield from _unchanged_ranges(change, customer_id, image)
+    before = json.dumps({"purchases": count})
     number = yield from record(author, "purchases.cleared", customer_id, None, before)
     yield from hide(customer_id, number, ranges)
     return number
 
 
-def _redo_deletion(change: int, customer_id: int, author: Author) -> Unit[int | None]:
+def _redo_deletion(change: int, customer_id: int, author: Author) -> Unit[int]:
     """Hide a customer again, with what was deleted with it."""
-    [(deleted, content, image)] = yield SELECT_CUSTOMER, (customer_id,)
-    [(_, then)] = yield SELECT_ROW, (change,)
-    if deleted is not None or content != then:
-        why = NOT_THERE if deleted is not None else "It has changed since."
-        raise ConflictError(
-            "Rows have changed since.", [("customer", customer_id, why)]
-        )
-    ranges = yield from _unchanged_ranges(change, customer_id)
+    [(deleted, content, person)] = yield SELECT_CUSTOMER, (customer_id,)
+    [(image, then)] = yield SELECT_ROW, (change,)
+    if deleted is not None:
+        _refuse(customer_id, NOT_THERE)
+    if content != then:
+        _refuse(customer_id, "It has changed since.")
+    ranges, count = yield from _unchanged_ranges(change, customer_id, image)
     others = yield from select_gaps(customer_id, ranges)
     if (yield from count_purchases(customer_id, others)):
-        why = "It has other purchases now."
-        raise ConflictError(
-            "Rows have changed since.", [("customer", customer_id, why)]
-        )
-    purchases = {"purchases": (yield from _count(change))}
-    before = json.dumps(json.loads(image) | purchases, ensure_ascii=False)
+        _refuse(customer_id, "It has other purchases now.")
+    before = json.dumps(json.loads(person) | {"purchases": count}, ensure_ascii=False)
     number = yield from record(author, "customer.deleted", customer_id, None, before)
     yield from hide(customer_id, number, ranges)
     yield SET_DELETED, (number, customer_id)
     return number
 
 
-def _unchanged_ranges(change: int, customer_id: int) -> Unit[list[Range]]:
-    """Return the ranges that an undo showed. ConflictError if they changed since."""
-    [(image, _)] = yield SELECT_ROW, (change,)
-    ranges = [(first, last) for first, last in json.loads(image).get("ranges", [])]
+def _unchanged_ranges(
+    change: int, customer_id: int, image: str
+) -> Unit[tuple[list[Range], int]]:
+    """Return the ranges that an undo showed, and how many purchases these hold.
+
+    ConflictError if they changed since.
+    """
+    showed = json.loads(image)
+    ranges = [(first, last) for first, last in showed["ranges"]]
     top = max((last for _, last in ranges), default=0)
     changed = yield CHANGED_SINCE, (customer_id, change, top)
     if changed:
         found = [("purchase", number, "It has changed since.") for (number,) in changed]
-        raise ConflictError("Rows have changed since.", found)
+        raise ConflictError(CHANGED, found)
     for first, last in ranges:
         if rows := (yield SELECT_OVERLAP, (customer_id, first, last)):
             why = f"Change {rows[0][0]} deleted some of its purchases since."
-            raise ConflictError(
-                "Rows have changed since.", [("customer", customer_id, why)]
-            )
-    return ranges
+            _refuse(customer_id, why)
+    return ranges, showed["purchases"]
 
 
-NOT_THERE = "It is not there."
-NO_CUSTOMER = "A purchase cannot be without its customer."
 LARGE: dict[str, UndoLarge] = {
     "purchases.cleared": _undo_clear,
     "purchases.restored": _redo_clear,

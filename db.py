@@ -17,6 +17,7 @@ from typing import Any
 from queries.dialects import dialects, lock
 from queries.erasure import (
     forget_some as forget_some,
+    hide_for_good,
     purge_customer as purge_customer,
     purge_step as purge_step,
 )
@@ -149,9 +150,11 @@ def delete_customer(
     kept = json.loads(image) if author.keeps_images else {}
     before = json.dumps(kept | {"purchases": count}, ensure_ascii=False)
     change = yield from record(author, "customer.deleted", customer_id, None, before)
-    change_or_none = change if author.keeps_images else PURGED
-    yield from hide(customer_id, change_or_none, ranges)
-    yield DELETE_CUSTOMER, (change_or_none, customer_id)
+    if author.keeps_images:
+        yield from hide(customer_id, change, ranges)
+        yield DELETE_CUSTOMER, (change, customer_id)
+    else:
+        yield from hide_for_good(customer_id)
     return Written(count, change)
 
 

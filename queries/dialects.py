@@ -88,6 +88,8 @@ SQLITE = {
     "ids": "SELECT value FROM json_each(?)",
     "for_update": "",  # there is one writer at a time
     "with_ids": "",
+    "only_purchases": """json_object(
+        'purchases', coalesce(json_extract(before, '$.purchases'), 0))""",
     **{name: f"json_extract(h.before, '$.{name}')" for name in FIELDS},
     **{name: _image(values, "json_object") for name, values in IMAGES.items()},
 }
@@ -95,6 +97,8 @@ POSTGRES = {
     "ids": "SELECT value::bigint FROM json_array_elements_text(?)",
     "for_update": "FOR UPDATE",
     "with_ids": "OVERRIDING SYSTEM VALUE",
+    "only_purchases": """json_build_object(
+        'purchases', coalesce((before::json->>'purchases')::bigint, 0))::text""",
     **{name: f"(h.before::json->>'{name}')::{kind}" for name, kind in FIELDS.items()},
     **{
         name: f"{_image(values, 'json_build_object', PG_TIME)}::text"

@@ -11,7 +11,7 @@ from queries.hidden import DELETE_RANGE, PURGED, hide, select_purchases
 from queries.history import MAX_ID, Author, record
 from queries.idempotency import forget_keys
 from queries.records import NotFoundError, Written
-from storage.engine import Row, Statement, Unit
+from storage.engine import Statement, Unit
 from storage.schema import now
 
 STEP_ROWS, MAX_KEYS = 500, 1000
@@ -32,14 +32,22 @@ DELETE FROM purchases WHERE id IN (
     SELECT id FROM purchases WHERE customer_id = ? AND id >= ? AND id <= ? LIMIT ?
 ) RETURNING id""")
 SELECT_PURGED_CUSTOMER = dialects("""
-SELECT id FROM customer WHERE deleted = ?1 AND (?2 = 0 OR id = ?2)
+SELECT id, coalesce(change, 0) FROM customer WHERE deleted = ?1 AND (?2 = 0 OR id = ?2)
     AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.customer_id = customer.id)
 LIMIT 1 {for_update}""")
-BLANK_IMAGES = Statement("""
-UPDATE history SET before = NULL WHERE id IN (
+# Of a customer who is purged, `change` is the row up to which images are blanked.
+SELECT_IMAGES_END = Statement("""
+SELECT max(id), count(*) FROM (
     SELECT id FROM history
-    WHERE customer_id = ? AND action <> 'purchase.added' AND before IS NOT NULL LIMIT ?
-) RETURNING id""")
+    WHERE customer_id = ? AND action <> 'purchase.added' AND id > ?
+    ORDER BY id LIMIT ? + 0
+) AS images""")
+BLANK_IMAGES = dialects("""
+UPDATE history SET before = CASE WHEN before IS NOT NULL AND action IN (
+    'customer.deleted', 'customer.restored', 'purchases.cleared', 'purchases.restored'
+) THEN {only_purchases} END
+WHERE customer_id = ? AND action <> 'purchase.added' AND id > ? AND id <= ?""")
+SET_BLANKED = Statement("UPDATE customer SET change = ? WHERE id = ?")
 BLANK_KEYS = Statement("""
 UPDATE idempotency SET fingerprint = '', location = '', etag = '', body = ''
 WHERE (caller, method, path, key) IN (
@@ -78,11 +86,12 @@ def purge_customer(
         check(rows[0][0])
     _, count = yield from select_purchases(customer_id)
     change = yield from record(author, "customer.erased", customer_id)
-    yield from _purge_customer(customer_id)
+    yield from hide_for_good(customer_id)
     return Written(count, change)
 
 
-def _purge_customer(customer_id: int) -> Unit[None]:
+def hide_for_good(customer_id: int) -> Unit[None]:
+    """Hide a customer with all purchases, for nobody to bring back."""
     yield FORGET_RANGES, (customer_id,)
     yield from hide(customer_id, PURGED, [(1, MAX_ID)])
     yield BLANK_CUSTOMER, (PURGED, customer_id)
@@ -100,10 +109,13 @@ def purge_step(customer_id: int = 0) -> Unit[bool]:
             yield DELETE_RANGE, (owner, last)
         return True
     customers = yield SELECT_PURGED_CUSTOMER, (PURGED, customer_id)
-    for (number,) in customers:
-        blanked: list[Row] = yield BLANK_IMAGES, (number, STEP_ROWS)
-        blanked += yield BLANK_KEYS, (number, STEP_ROWS)
-        if not blanked:
+    for number, blanked in customers:
+        [(end, found)] = yield SELECT_IMAGES_END, (number, blanked, STEP_ROWS)
+        if found:
+            yield BLANK_IMAGES, (number, blanked, end)
+            yield SET_BLANKED, (end, number)
+        keys = yield BLANK_KEYS, (number, STEP_ROWS)
+        if not found and not keys:
             yield DELETE_CUSTOMER, (number,)
         return True
     return False
@@ -134,7 +146,7 @@ def forget_history(before: str) -> Unit[bool]:
         yield PURGE_RANGES, (PURGED, change)
         for (customer_id,) in (yield SELECT_DELETED_BY, (change,)):
             yield from record(author, "customer.erased", customer_id)
-            yield from _purge_customer(customer_id)
+            yield from hide_for_good(customer_id)
     yield DELETE_OLD, (end,)
     yield SET_PRUNED, (end,)
     return bool(found == STEP_ROWS)

@@ -56,8 +56,15 @@ SECRETS = ("Marker", "Lane", "Thing")
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-async def test_purge(api: ApiClient, engine: Any, customer: int, deleted: bool) -> None:
+async def test_purge(
+    api: ApiClient,
+    engine: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    customer: int,
+    deleted: bool,
+) -> None:
     """Nothing of a customer is left, and a delayed retry creates nobody."""
+    monkeypatch.setattr(erasure, "STEP_ROWS", 1)
     person = {"name": "Marker", "address": "Lane 1"}
     await api("POST /api/v1/customer", person, 201, Idempotency_Key="k")
     thing = {"purchase_name": "Thing", "quantity": 1}
@@ -79,6 +86,9 @@ async def test_purge(api: ApiClient, engine: Any, customer: int, deleted: bool) 
     assert not [text for text in SECRETS if text in found]
     assert await engine.read(count, "purchases") == 1
     assert await engine.read(count, "customer") == 1
+    rows = (await api("GET /api/v1/changes?customer_id=2")).data
+    assert {one["purchases"] for one in rows if "purchases" in one} == {2}
+    assert not [one for one in rows if one["before"] or one["now"]]
     last = (await api("GET /api/v1/changes?order=desc&limit=1")).data[0]
     assert (last["action"], last["customer_id"]) == ("customer.erased", "2")
     await api("DELETE /api/v1/customer/2?purge=true", None, 404)

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, cast
 
 from aiohttp import web
 
@@ -14,21 +16,33 @@ from api.responses import CALLER
 if TYPE_CHECKING:
     from api.connections import ClientProtocol
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 SHARE = 2
 """How many pages of long reads are read for one caller at a time."""
 TURN_SECONDS = 5.0
-"""How long a request may wait for its first page."""
+"""How long a request may wait for its first page, or its report."""
+REPORT_SECONDS = 7.0
+"""How long a count or a sum may take."""
+CHECK_SECONDS = 0.25
+"""How often to look whether the client of a report is still there."""
+TOO_LONG = (
+    f"it took longer than {REPORT_SECONDS:.0f} seconds: ask for less at a time, with "
+    "customer_id, purchased_from or purchased_before"
+)
 
 
 class Shares:
     """Lets the long reads of one caller wait for each other, and not those of others.
 
-    A caller is the name of a token, else an address.
+    A caller is the name of a token, else an address. It has SHARE turns for pages, and
+    one for reports.
     """
 
     def __init__(self) -> None:
-        self._turns: dict[str, asyncio.Semaphore] = {}
-        self._users: Counter[str] = Counter()
+        self._turns: dict[tuple[str, int], asyncio.Semaphore] = {}
+        self._users: Counter[tuple[str, int]] = Counter()
 
     def of(self, request: web.Request, scan: RunQuery) -> RunQuery:
         """Return a `scan` that waits for the turn of the request's caller.
@@ -45,21 +59,48 @@ class Shares:
         after: int,
         limit: int,
     ) -> db.Page:
-        caller = request.get(CALLER) or request.remote or ""
+        patience = None if request.writer.output_size else TURN_SECONDS
+        async with self._turn(request, SHARE, patience):
+            _check_client(request)
+            return await scan(query, after, limit)
+
+    async def report(
+        self, request: web.Request, report: Callable[[*Ts], Awaitable[T]], *args: *Ts
+    ) -> T:
+        """Run a count or a sum in its caller's turn; stop it when the client has gone.
+
+        ConnectionResetError then, OverloadedError, UnavailableError if it is too long.
+        """
+        async with self._turn(request, 1, TURN_SECONDS):
+            _check_client(request)
+            running = asyncio.ensure_future(report(*args))
+            end = asyncio.get_running_loop().time() + REPORT_SECONDS
+            try:
+                while not (await asyncio.wait([running], timeout=CHECK_SECONDS))[0]:
+                    _check_client(request)
+                    if asyncio.get_running_loop().time() > end:
+                        raise db.UnavailableError(TOO_LONG)
+                return running.result()
+            finally:
+                running.cancel()
+
+    @asynccontextmanager
+    async def _turn(
+        self, request: web.Request, share: int, patience: float | None
+    ) -> AsyncIterator[None]:
+        """Wait for a turn of the request's caller. OverloadedError."""
+        caller = request.get(CALLER) or request.remote or "", share
         self._users[caller] += 1
-        turn = self._turns.setdefault(caller, asyncio.Semaphore(SHARE))
+        turn = self._turns.setdefault(caller, asyncio.Semaphore(share))
         try:
-            async with asyncio.timeout(
-                None if request.writer.output_size else TURN_SECONDS
-            ):
+            async with asyncio.timeout(patience):
                 await turn.acquire()
         except TimeoutError:
             text = "too many long reads of this caller are waiting"
             raise db.OverloadedError(text, 1) from None
         else:
             try:
-                _check_client(request)
-                return await scan(query, after, limit)
+                yield
             finally:
                 turn.release()
         finally:

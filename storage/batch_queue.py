@@ -40,13 +40,22 @@ class BatchQueue:
     """Units of work that wait for a connection, and run on it in batches.
 
     `batch_ticks` is how many idle ticks a batch waits for after one of several units.
+    With `stoppable`, each unit is a batch, and ends when its caller goes away.
     """
 
     def __init__(
-        self, connection: SqliteConnection, batch_ticks: int = IDLE_TICKS
+        self,
+        connection: SqliteConnection,
+        batch_ticks: int = IDLE_TICKS,
+        stoppable: bool = False,
     ) -> None:
         self.connection = connection
         self.batch_ticks = batch_ticks
+        self.stoppable = stoppable
+        self.alone: set[asyncio.Future[Any]] = set()
+        """The futures of units that are not run with others."""
+        self.running: asyncio.Future[Any] | None = None
+        """The future of the unit that runs, where it is stoppable."""
         self.waiting: deque[QueuedUnit] = deque()
         self.batch_seconds = 0.0
         self.idle_ticks = IDLE_TICKS
@@ -71,6 +80,15 @@ class BatchQueue:
             self._task = self._loop.create_task(self._run_batches())
         return future
 
+    def submit_alone(
+        self, query: Callable[[*Ts], Unit[T]], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """Put a unit in the queue that is a batch of its own. OverloadedError."""
+        future = self.submit(query, *args)
+        self.alone.add(future)
+        future.add_done_callback(self.alone.discard)
+        return future
+
     async def _run_batches(self) -> None:
         while self.waiting:
             await self._gather()
@@ -78,15 +96,22 @@ class BatchQueue:
             batch = self._next_batch(began)
             if not batch:
                 continue
+            is_alone = batch[0][2] in self.alone
             self.idle_ticks = self.batch_ticks if len(batch) > 1 else IDLE_TICKS
             self._watch_later(batch, began)
+            if self.stoppable:
+                self.running = batch[0][2]
+                self.running.add_done_callback(self._stop)
             try:
                 outcomes = await self.connection.call(run_batch, self.connection, batch)
             except Exception as exc:
                 outcomes = [exc for _ in batch]
             finally:
                 self._watcher.cancel()
-            self.batch_seconds = (self.batch_seconds + self._loop.time() - began) / 2
+                self.running = None
+            if not is_alone:  # the next batches take no longer for it
+                seconds = self._loop.time() - began
+                self.batch_seconds = (self.batch_seconds + seconds) / 2
             for (_, _, future, _), outcome in zip(batch, outcomes, strict=True):
                 if future.done():  # its caller went away
                     continue
@@ -110,10 +135,19 @@ class BatchQueue:
         self._drop_late(time)
         batch: list[QueuedUnit] = []
         while self.waiting and len(batch) < BATCH_UNITS:
+            if batch and (self.stoppable or self.waiting[0][2] in self.alone):
+                break
             unit = self.waiting.popleft()
             if not unit[2].done():  # its caller is still there
                 batch.append(unit)
+            if unit[2] in self.alone:
+                break
         return batch
+
+    def _stop(self, future: asyncio.Future[Any]) -> None:
+        """End the unit that runs, if its caller has gone."""
+        if future.cancelled() and future is self.running:
+            self.connection.interrupt()
 
     def _drop_late(self, time: float) -> None:
         while self.waiting and self.waiting[0][3] < time:

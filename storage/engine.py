@@ -125,8 +125,17 @@ class Engine(Protocol):
     def scan(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
         """Run a query that changes nothing and may take long."""
 
+    def report(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
+        """Run a query that looks at any number of rows, all of them as of one moment.
+
+        It ends with its caller: to cancel the awaitable stops the query.
+        """
+
     def write(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
         """Run a query; once it returns, its changes are on disk."""
+
+    def write_alone(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> Awaitable[T]:
+        """Run a query that writes much, and is not to be run again for others."""
 
     def stats(self) -> EngineStats:
         """Return the figures for the metrics."""

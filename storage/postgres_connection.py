@@ -42,6 +42,7 @@ SET statement_timeout = '{STATEMENT_SECONDS}s';
 SET lock_timeout = '{LOCK_SECONDS}s';
 SET idle_in_transaction_session_timeout = '{UNIT_SECONDS}s';
 """
+BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 READ_SETTINGS = f"{SETTINGS} SET default_transaction_read_only = on;"
 
 
@@ -137,11 +138,14 @@ def is_uncertain(exc: BaseException) -> bool:
 class PostgresConnection:
     """A connection that runs units of work, for a pool."""
 
-    def __init__(self, raw: Any, generation: int, writing: bool) -> None:
+    def __init__(
+        self, raw: Any, generation: int, writing: bool, reporting: bool = False
+    ) -> None:
         self.raw = raw
         """The connection of asyncpg."""
         self.generation = generation
         self.writing = writing
+        self.reporting = reporting
         self.idle_since = 0.0
         """Since when it is not used, by the loop's clock."""
         self.standby_missed = False
@@ -164,6 +168,11 @@ class PostgresConnection:
     async def run(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
         """Run a unit and commit it. UncertainError, errors of asyncpg."""
         unit = query(*args)
+        if self.reporting:
+            await self.raw.execute(BEGIN_SNAPSHOT)
+            result = await self._run_unit(unit)
+            await self.raw.execute("COMMIT")
+            return result
         if not self.writing:  # each statement sees what is committed
             return await self._run_unit(unit)
         if query in SINGLE_QUERIES:  # a statement is a transaction

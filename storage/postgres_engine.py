@@ -29,7 +29,7 @@ from storage.postgres_connection import (
 )
 from storage.postgres_hosts import ERRORS, HostList
 
-WRITERS, READERS, SCANNERS = 8, 4, 2
+WRITERS, READERS, SCANNERS, REPORTERS = 8, 4, 2, 2
 """How many connections each pool opens at the most."""
 ATTEMPTS = 5
 """How often a unit is run that collides with others or is cut off."""
@@ -45,10 +45,14 @@ SIZE_SECONDS = 10.0
 class ConnectionPool:
     """Connections that take units of work in turn."""
 
-    def __init__(self, hosts: HostList, size: int, writing: bool = False) -> None:
+    def __init__(
+        self, hosts: HostList, size: int, writing: bool = False, reporting: bool = False
+    ) -> None:
         self.hosts = hosts
         self.size = size
         self.writing = writing
+        self.reporting = reporting
+        """Whether a unit sees one snapshot, and ends when its caller goes away."""
         self.idle: list[PostgresConnection] = []
         self.busy = 0
         self.waiting = 0
@@ -79,7 +83,7 @@ class ConnectionPool:
         task = asyncio.create_task(self._take_turn(query, *args))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return asyncio.shield(task)
+        return task if self.reporting else asyncio.shield(task)
 
     async def _take_turn(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
         try:
@@ -179,7 +183,7 @@ class ConnectionPool:
     async def _connect(self) -> PostgresConnection:
         generation = self.hosts.generation
         raw = await self.hosts.connect(self.writing)
-        connection = PostgresConnection(raw, generation, self.writing)
+        connection = PostgresConnection(raw, generation, self.writing, self.reporting)
         try:
             await connection.set_up()
         except BaseException:
@@ -201,7 +205,8 @@ class ConnectionPool:
                 self._timer = loop.call_later(IDLE_SECONDS, self._close_idle)
             return
         connection.raw.terminate()
-        if connection.generation == self.hosts.generation:
+        # A report that was stopped says nothing of its host.
+        if not self.reporting and connection.generation == self.hosts.generation:
             self.hosts.generation += 1
 
     async def close(self) -> None:
@@ -223,13 +228,16 @@ class PostgresEngine:
         self.reader = ConnectionPool(self.hosts, READERS)
         # long lists do not hold up short reads
         self.scanner = ConnectionPool(self.hosts, SCANNERS)
+        self.reporter = ConnectionPool(self.hosts, REPORTERS, reporting=True)
         self.pools = {"write": self.writer, "read": self.reader, "scan": self.scanner}
+        self.pools["report"] = self.reporter
         for pool in self.pools.values():
             pool.siblings = [*self.pools.values()]
             pool.returned = self.writer.returned
         self.read = self.reader.submit
         self.scan = self.scanner.submit
-        self.write = self.writer.submit
+        self.report = self.reporter.submit
+        self.write = self.write_alone = self.writer.submit
         self.name = "PostgreSQL"
         self._size = 0
         self._size_due = 0.0

@@ -1,4 +1,4 @@
-"""The SQLite engine: one connection writes, two read, one maintains the database."""
+"""The SQLite engine: one connection writes, two read, two report, one maintains."""
 
 import asyncio
 import logging
@@ -13,7 +13,15 @@ from time import monotonic
 from typing import Any
 
 from storage.batch_queue import BatchQueue
-from storage.engine import EngineStats, StartupError, UnavailableError, read_anything
+from storage.engine import (
+    EngineStats,
+    StartupError,
+    T,
+    Ts,
+    UnavailableError,
+    Unit,
+    read_anything,
+)
 from storage.sqlite_connection import (
     CHECKPOINT,
     CORRUPT,
@@ -38,9 +46,25 @@ RECHECK_SECONDS = 5.0
 MAINTENANCE_INTERVAL, CHECKPOINT_UNITS = 0.25, 1000
 """How often to look whether so many units were written since the last checkpoint."""
 NICENESS = 10
-"""The priority of maintenance, which is not urgent (setpriority(2))."""
+"""The priority of maintenance and reports, which can wait (setpriority(2))."""
+REPORTERS = 2
+"""How many reports run at a time."""
 QUICK_SECONDS, QUICK_ATTEMPTS = 0.004, 4
 """How long a checkpoint takes that left little to copy, and how many are tried."""
+
+
+class ReportConnection(ReadConnection):
+    """Reads for long what is not urgent."""
+
+    def connect(self) -> Any:
+        """Return a connection, on a thread of low priority."""
+        _lower_priority()
+        return super().connect()
+
+
+def _lower_priority() -> None:
+    if sys.platform == "linux":  # where each thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
 
 
 class MaintenanceConnection(SqliteConnection):
@@ -65,8 +89,7 @@ class MaintenanceConnection(SqliteConnection):
 
     def connect(self) -> Any:
         """Return a connection, on a thread of low priority."""
-        if sys.platform == "linux":  # where each thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
+        _lower_priority()
         return super().connect()
 
     async def run_beside(self, writer: WriteConnection) -> None:
@@ -124,7 +147,7 @@ class MaintenanceConnection(SqliteConnection):
 
 
 class SqliteEngine:
-    """A SQLite database: a queue of writes and two of reads, each on a connection."""
+    """A SQLite database: queues of units, each on a connection."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -136,9 +159,14 @@ class SqliteEngine:
         # long lists do not hold up short reads
         self.scanner = BatchQueue(ReadConnection(path, self.health))
         self.queues = {"write": self.writer, "read": self.reader, "scan": self.scanner}
+        self.reporters = [
+            BatchQueue(ReportConnection(path, self.health), stoppable=True)
+            for _ in range(REPORTERS)
+        ]
         self.read = self.reader.submit
         self.scan = self.scanner.submit
         self.write = self.writer.submit
+        self.write_alone = self.writer.submit_alone
         self.name = f"SQLite {driver.sqlite_version} ({driver.__name__.split('.')[0]})"
         self._maintaining: asyncio.Task[None] | None = None
 
@@ -147,7 +175,8 @@ class SqliteEngine:
         """Open a database that `create_or_migrate` has accepted. StartupError."""
         engine = cls(path)
         try:
-            for queue in engine.queues.values():  # the writer first: it makes the WAL
+            # The writer first: it makes the WAL.
+            for queue in (*engine.queues.values(), *engine.reporters):
                 await queue.connection.open()
             await engine.maintenance.open()
             engine.maintenance.file = os.open(path, os.O_RDONLY)
@@ -159,9 +188,17 @@ class SqliteEngine:
         engine._maintaining = asyncio.create_task(maintaining)
         return engine
 
+    def report(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> asyncio.Future[T]:
+        """Run a report on the connection that has the least to do. OverloadedError."""
+        least = min(
+            self.reporters, key=lambda queue: (not queue.is_idle, len(queue.waiting))
+        )
+        return least.submit(query, *args)
+
     def stats(self) -> EngineStats:
         """Return the figures for the metrics."""
         waiting = {name: len(queue.waiting) for name, queue in self.queues.items()}
+        waiting["report"] = sum(len(queue.waiting) for queue in self.reporters)
         size = 0
         for name in (self.path, self.write_connection.wal):
             with suppress(OSError):
@@ -178,7 +215,7 @@ class SqliteEngine:
         if self._maintaining is not None:
             self._maintaining.cancel()
         await self.maintenance.close()
-        for queue in reversed(self.queues.values()):
+        for queue in (*self.reporters, *reversed(self.queues.values())):
             await queue.close()
         if self.maintenance.file is not None:
             os.close(self.maintenance.file)

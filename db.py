@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from queries.blocks import fill_blocks as fill_blocks
 from queries.dialects import dialects, lock
 from queries.erasure import (
     forget_some as forget_some,
@@ -38,6 +39,13 @@ from queries.lists import (
     find_customers as find_customers,
     list_customer_purchases as list_customer_purchases,
     list_purchases as list_purchases,
+)
+from queries.purchase_search import (
+    MAX_KEYS as MAX_KEYS,
+    PurchaseFilters as PurchaseFilters,
+    count_purchases as count_purchases,
+    search_purchases as search_purchases,
+    summarize_purchases as summarize_purchases,
 )
 from queries.records import (
     ConflictError as ConflictError,

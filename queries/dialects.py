@@ -88,6 +88,19 @@ SQLITE = {
     "ids": "SELECT value FROM json_each(?)",
     "for_update": "",  # there is one writer at a time
     "with_ids": "",
+    "cross_join": "CROSS JOIN",  # keeps the order of the tables
+    "binary": "",
+    "sums_as_json": """json_group_array(json_object(
+        'key', key, 'label', label, 'purchases', purchases, 'quantity', quantity))""",
+    "least": "min",
+    "greatest": "max",
+    "day": "substr(p.date_created, 1, 10)",
+    "name_has": """CASE
+        WHEN length(p.purchase_name) = length(CAST(p.purchase_name AS BLOB))
+        THEN instr(lower(p.purchase_name), ?) > 0
+        ELSE p.purchase_name IN (SELECT value FROM json_each(?)) END""",
+    "name_beyond_ascii": """
+        length(p.purchase_name) <> length(CAST(p.purchase_name AS BLOB))""",
     "only_purchases": """json_object(
         'purchases', coalesce(json_extract(before, '$.purchases'), 0))""",
     **{name: f"json_extract(h.before, '$.{name}')" for name in FIELDS},
@@ -97,6 +110,18 @@ POSTGRES = {
     "ids": "SELECT value::bigint FROM json_array_elements_text(?)",
     "for_update": "FOR UPDATE",
     "with_ids": "OVERRIDING SYSTEM VALUE",
+    "cross_join": "JOIN",
+    "binary": 'COLLATE "C"',
+    "sums_as_json": PG_ROWS,
+    "least": "least",
+    "greatest": "greatest",
+    "day": "to_char(p.date_created AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "name_has": """CASE
+        WHEN octet_length(p.purchase_name) = char_length(p.purchase_name)
+        THEN strpos(lower(p.purchase_name COLLATE "C"), ?) > 0
+        ELSE p.purchase_name IN (SELECT json_array_elements_text(?)) END""",
+    "name_beyond_ascii": """
+        octet_length(p.purchase_name) <> char_length(p.purchase_name)""",
     "only_purchases": """json_build_object(
         'purchases', coalesce((before::json->>'purchases')::bigint, 0))::text""",
     **{name: f"(h.before::json->>'{name}')::{kind}" for name, kind in FIELDS.items()},
@@ -119,12 +144,15 @@ SHARED = {
 customer; FIELDS are read from the image of `h`."""
 
 
+def numbered(sql: str) -> str:
+    """Return SQL for PostgreSQL whose parameters `?1` are `$1`; others stay."""
+    return sql.replace("?", "$") if "?1" in sql else sql
+
+
 def dialects(sql: str) -> Statement:
     """Return a statement whose pieces in braces are those of each engine.
 
     Parameters are `?`, or `?1` where one is needed more than once.
     """
-    postgres = sql.format(**SHARED, **POSTGRES)
-    if "?1" in sql:
-        postgres = postgres.replace("?", "$")
+    postgres = numbered(sql.format(**SHARED, **POSTGRES))
     return Statement(sqlite=sql.format(**SHARED, **SQLITE), postgres=postgres)

@@ -5,7 +5,7 @@ text has one, and goes into the reply as it is. `LIMIT ? + 0`, since SQLite prep
 statement anew each time `LIMIT ?` is bound.
 """
 
-from queries.dialects import PG_ROWS, PG_TIME, SHARED
+from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SHARED, SQLITE, numbered
 from queries.history import CUSTOMER_IDS, MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
 from queries.records import NotFoundError, Page
 from storage.engine import Row, Statement, Unit
@@ -66,40 +66,44 @@ def _tip(recent: list[Row], tip: int) -> int:
     return recent[0][0] if recent else tip
 
 
-def _select_page(source: str, more: str) -> Statement:
+def select_purchases(source: str, result: str) -> Statement:
     """Return the SELECT of a page of purchases `p`.
 
-    Its columns are the size, the last id, the JSON, the last row of the feed, and
-    `more`. Its last parameter, the fourth, is the most rows.
+    Its columns are the size, the JSON, the last row of the feed, and `result`. The
+    pieces of `source` are of the dialects, and its parameters are `?` or numbered.
     """
+    sqlite, postgres = (
+        source.format(**SHARED, **SQLITE),
+        source.format(**SHARED, **POSTGRES),
+    )
     return Statement(
         sqlite=f"""
-SELECT count(*), max(purchase_id), json_group_array(json_object(
+SELECT count(*), json_group_array(json_object(
     'purchase_id', purchase_id, 'purchase_name', purchase_name, 'quantity', quantity,
     'purchased_on', purchased_on, 'last_updated_on', last_updated_on,
-    'customer_id', customer)), {TIP}, {more}
+    'customer_id', customer)), {TIP}, {result}
 FROM (
     SELECT p.id AS purchase_id, purchase_name, quantity, date_created AS purchased_on,
         last_updated AS last_updated_on, CAST(customer_id AS TEXT) AS customer
-    FROM {source} ORDER BY p.id LIMIT ?4 + 0
+    FROM {sqlite}
 ) AS page""",
-        postgres=f"""
-SELECT count(*), max(purchase_id), {PG_ROWS}, 0, {more}
+        postgres=numbered(f"""
+SELECT count(*), {PG_ROWS}, 0, {result}
 FROM (
     SELECT p.id AS purchase_id, purchase_name, quantity,
         {PG_TIME.format("date_created")} AS purchased_on,
         {PG_TIME.format("last_updated")} AS last_updated_on,
         CAST(customer_id AS TEXT) AS customer_id
-    FROM {source} ORDER BY p.id LIMIT ?4 + 0
-) AS page""".replace("?", "$"),
+    FROM {postgres}
+) AS page"""),
     )
 
 
-SELECT_PURCHASES = _select_page(
-    f"""(
+SELECT_PURCHASES = select_purchases(
+    """(
         SELECT * FROM purchases WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3 + 0
-    ) AS p WHERE {SHARED["visible"]}""",
-    """CASE WHEN count(*) < ?4 THEN (
+    ) AS p WHERE {visible} ORDER BY p.id LIMIT ?4 + 0""",
+    """max(purchase_id), CASE WHEN count(*) < ?4 THEN (
         SELECT id FROM purchases WHERE id > ?1 AND id <= ?2
         ORDER BY id LIMIT 1 OFFSET ?3 - 1
     ) END""",
@@ -107,10 +111,11 @@ SELECT_PURCHASES = _select_page(
 """A page of those of the next rows that are not hidden; where there are fewer, the last
 of all those rows."""
 NEXT_HIDDEN = "FROM hidden WHERE customer_id = ?1 AND last > ?2 ORDER BY last LIMIT 1"
-SELECT_CUSTOMER_PURCHASES = _select_page(
+SELECT_CUSTOMER_PURCHASES = select_purchases(
     f"""purchases p WHERE customer_id = ?1 AND p.id > ?2 AND p.id <= ?3
-        AND p.id <= coalesce((SELECT first - 1 {NEXT_HIDDEN}), ?3)""",
-    f"(SELECT last {NEXT_HIDDEN})",
+        AND p.id <= coalesce((SELECT first - 1 {NEXT_HIDDEN}), ?3)
+        ORDER BY p.id LIMIT ?4 + 0""",
+    f"max(purchase_id), (SELECT last {NEXT_HIDDEN})",
 )
 """A page of those before the next hidden range, and the end of that."""
 SELECT_CUSTOMER_ID = Statement("""
@@ -121,12 +126,12 @@ def list_purchases(after: int, limit: int) -> Unit[Page]:
     """Return a page of everyone's purchases."""
     recent = yield PURCHASE_IDS.recent, ()
     values = after, MAX_ID, SCAN_ROWS, limit
-    [(size, last, json, tip, end)] = yield SELECT_PURCHASES, values
+    [(size, json, tip, last, end)] = yield SELECT_PURCHASES, values
     if not _is_settled(recent, end or last):
         row, most = yield from wait_for_writers(PURCHASE_IDS.now)
         recent = [row]
         values = after, most, SCAN_ROWS, limit
-        [(size, last, json, _, end)] = yield SELECT_PURCHASES, values
+        [(size, json, _, last, end)] = yield SELECT_PURCHASES, values
     return Page(size, json, last if size == limit else end, _tip(recent, tip))
 
 
@@ -137,7 +142,7 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
     while True:  # again where a hidden range begins
         values = customer_id, after, most, limit - size
         rows = yield SELECT_CUSTOMER_PURCHASES, values
-        [(found, last, more, tip, end)] = rows
+        [(found, more, tip, last, end)] = rows
         if most == MAX_ID and not _is_settled(recent, last):
             _, most = yield from wait_for_writers(PURCHASE_IDS.now)
             continue

@@ -9,6 +9,7 @@ while its customer is there; a customer goes only when no purchase of it is left
 
 from collections.abc import Callable
 
+from queries.blocks import widen_blocks
 from queries.dialects import dialects
 from queries.feed import refuse_pruned
 from queries.hidden import PURGED, split_ranges
@@ -199,6 +200,7 @@ def _undo(change: int, author: Author, since: str) -> Unit[Undone]:
             yield undo_all, (change, number) if both else (change,)
     yield from _refuse_left(change)
     yield from split_ranges(number)
+    yield from widen_blocks(number)
     yield MARK, (change, number)
     return Undone(number, change, rows)
 

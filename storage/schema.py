@@ -23,6 +23,7 @@ MIGRATIONS = (
     # Without rowids, each of the two indexes repeated the four columns of the key.
     _script("sqlite_4_keys_with_rowids"),
     _script("sqlite_5_history"),
+    _script("sqlite_6_blocks"),
 )
 """Script n takes a database from `user_version` n to n + 1."""
 POSTGRES_MIGRATIONS = (
@@ -31,6 +32,7 @@ POSTGRES_MIGRATIONS = (
     _script("postgres_2_version_key"),
     _script("postgres_3_canonical_names"),
     _script("postgres_4_history"),
+    _script("postgres_5_blocks"),
 )
 """Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
 

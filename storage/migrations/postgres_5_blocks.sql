@@ -1,0 +1,5 @@
+CREATE TABLE purchase_blocks (
+    block bigint PRIMARY KEY,
+    oldest timestamptz NOT NULL,
+    newest timestamptz NOT NULL
+);

@@ -35,6 +35,16 @@ from queries.idempotency import (
     forget_keys as forget_keys,
     run_idempotent as run_idempotent,
 )
+from queries.imports import (
+    CHUNK_ROWS as CHUNK_ROWS,
+    ImportRows as ImportRows,
+    NewCustomers as NewCustomers,
+    find_missing_customers as find_missing_customers,
+    find_pairs as find_pairs,
+    import_rows as import_rows,
+    read_tip as read_tip,
+    stage_rows as stage_rows,
+)
 from queries.lists import (
     find_customers as find_customers,
     list_customer_purchases as list_customer_purchases,
@@ -52,11 +62,13 @@ from queries.records import (
     Customer as Customer,
     ErasedError as ErasedError,
     IdempotencyKey as IdempotencyKey,
+    Imported as Imported,
     KeyReusedError as KeyReusedError,
     NotFoundError as NotFoundError,
     Page as Page,
     PrunedError as PrunedError,
     Purchase as Purchase,
+    StaleError as StaleError,
     StoredResponse as StoredResponse,
     Undone as Undone,
     Written as Written,

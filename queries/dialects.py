@@ -87,6 +87,7 @@ FIELDS = {
 SQLITE = {
     "ids": "SELECT value FROM json_each(?)",
     "for_update": "",  # there is one writer at a time
+    "for_key_share": "",
     "with_ids": "",
     "cross_join": "CROSS JOIN",  # keeps the order of the tables
     "binary": "",
@@ -109,6 +110,7 @@ SQLITE = {
 POSTGRES = {
     "ids": "SELECT value::bigint FROM json_array_elements_text(?)",
     "for_update": "FOR UPDATE",
+    "for_key_share": "FOR KEY SHARE",
     "with_ids": "OVERRIDING SYSTEM VALUE",
     "cross_join": "JOIN",
     "binary": 'COLLATE "C"',

@@ -257,7 +257,7 @@ def count_purchases(filters: PurchaseFilters) -> Unit[int]:
 KEYS = {
     "day": ("{day}", "g.key", "", "g.key {binary}"),
     "customer": (
-        "p.customer_id",
+        "+p.customer_id",  # by its index, each row would be looked for by itself
         "c.name",
         "JOIN customer c ON c.id = g.key",
         "g.quantity DESC, g.key",

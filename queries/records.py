@@ -53,6 +53,14 @@ class Undone(NamedTuple):
     rows: int
 
 
+class Imported(NamedTuple):
+    """What an import added; without a change, what it would add."""
+
+    change: int | None
+    customers: int
+    purchases: int
+
+
 class IdempotencyKey(NamedTuple):
     """An idempotency key in its scope, with what identifies the request."""
 
@@ -86,6 +94,10 @@ class ErasedError(Exception):
 
 class PrunedError(Exception):
     """What a request refers to is older than what the history keeps."""
+
+
+class StaleError(Exception):
+    """Customers were changed since an import was prepared."""
 
 
 class KeyReusedError(Exception):

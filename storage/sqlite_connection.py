@@ -222,6 +222,7 @@ class WriteConnection(SqliteConnection):
         """Return a connection in WAL mode. OSError where its files are not there."""
         connection = super().connect()
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA temp_store = MEMORY")  # what an import stages
         connection.execute("BEGIN IMMEDIATE")  # makes the WAL file
         connection.execute("ROLLBACK")
         self._busy_seconds = BUSY_SECONDS

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -267,23 +268,33 @@ def find_errors(fields: dict[str, Any], body: type[Body]) -> list[FieldError]:
 
 
 def _find_errors(fields: dict[str, Any], body: type[Body]) -> Iterator[FieldError]:
-    for field in msgspec.structs.fields(body):
+    for field in _fields_of(body):
         if field.name in fields:
-            value = fields[field.name] = _whole(fields[field.name])
+            value = fields[field.name] = whole(fields[field.name])
             if isinstance(value, list) and field.type is PurchaseIds:
                 yield from _errors_of_ids(f"/{field.name}", value)
-            elif error := _error_of(f"/{field.name}", value, field.type):
+            elif error := error_of(f"/{field.name}", value, field.type):
                 yield error
         elif field.required:
             yield FieldError(f"/{field.name}", "It is missing.")
     for name in fields:
         if name not in body.__struct_fields__:
-            pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
-            pointer = pointer.encode("utf-8", "replace").decode()
-            yield FieldError(pointer, "There is no such field.")
+            yield FieldError(pointer_to(name), "There is no such field.")
 
 
-def _whole(value: Any) -> Any:
+@cache
+def _fields_of(body: type[Body]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(body)
+
+
+def pointer_to(name: str) -> str:
+    """Return the pointer to a field of any name (RFC 6901), cut where it is long."""
+    pointer = "/" + name[:200].replace("~", "~0").replace("/", "~1")
+    return pointer.encode("utf-8", "replace").decode()
+
+
+def whole(value: Any) -> Any:
+    """Return the integer of a number without a fraction, another value as it is."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -303,7 +314,7 @@ def _errors_of_ids(pointer: str, ids: list[Any]) -> Iterator[FieldError]:
             yield FieldError(f"{pointer}/{index}", EXPECTED_ID)
 
 
-def _error_of(pointer: str, value: Any, expected: Any) -> FieldError | None:
+def error_of(pointer: str, value: Any, expected: Any) -> FieldError | None:
     """Return the fault of a value, None where there is none."""
     try:
         if isinstance(value, str):

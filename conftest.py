@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-import handlers
 import server
 import storage.engine
 from api.auth import Authenticator
+from api.database import DATABASE
 from runtime.settings import Settings
 from tests.support import (
     ENGINES,
@@ -92,7 +92,7 @@ def engine(api: ApiClient) -> Any:
     """Return the engine under the server."""
     served = api.client.server
     assert isinstance(served, LimitedServer)
-    return served.app[handlers.DATABASE]
+    return served.app[DATABASE]
 
 
 @pytest.fixture

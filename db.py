@@ -32,6 +32,7 @@ from queries.feed import (
 from queries.hidden import PURGED, hide, select_purchases
 from queries.history import RECORD_DELETED, Author as Author, next_change, record
 from queries.idempotency import (
+    find_response as find_response,
     forget_keys as forget_keys,
     run_idempotent as run_idempotent,
 )
@@ -46,6 +47,7 @@ from queries.imports import (
     stage_rows as stage_rows,
 )
 from queries.lists import (
+    count_customers as count_customers,
     find_customers as find_customers,
     list_customer_purchases as list_customer_purchases,
     list_purchases as list_purchases,
@@ -90,7 +92,7 @@ from storage.engine import (
     single,
     sqlite_path,
 )
-from storage.schema import fold_name, now as now
+from storage.schema import fold_name as fold_name, now as now
 from storage.sqlite_engine import SqliteEngine
 
 VersionCheck = Callable[[int], None]
@@ -252,15 +254,21 @@ DELETE FROM purchases WHERE customer_id = ? AND id IN ({ids})""")
 
 @single
 def add_purchase(
-    customer_id: int, purchase_name: str, quantity: int, caller: str, at: str
+    customer_id: int,
+    purchase_name: str,
+    quantity: int,
+    purchased_on: str | None,
+    caller: str,
+    at: str,
 ) -> Unit[Written[Purchase]]:
-    """Record what a customer bought. NotFoundError when there is no such customer."""
-    values = purchase_name, quantity, at, customer_id, at, caller
+    """Record what a customer bought, as of now without a time. NotFoundError."""
+    time = purchased_on or at
+    values = purchase_name, quantity, time, customer_id, at, caller
     rows = yield INSERT_PURCHASE, values
     if not rows:
         raise NotFoundError("customer", customer_id)
     [(number, change)] = rows
-    row = Purchase(number, purchase_name, quantity, at, None, str(customer_id), 1)
+    row = Purchase(number, purchase_name, quantity, time, None, str(customer_id), 1)
     return Written(row, change)
 
 

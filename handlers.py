@@ -1,29 +1,33 @@
 """What each URL means: a short handler for each route, and the table of routes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, get_args
 
 from aiohttp import web
 
 import db
-from api import request_body
+from api import imports, request_body
 from api.conditional import (
-    idempotency_key,
     not_modified,
     precondition,
     untagged,
     untagged_check,
     untagged_problem,
 )
+from api.database import DATABASE, HISTORY_DAYS, author, report_of, scan_of
 from api.docs_page import ASSET_TYPES, description, docs, docs_asset
 from api.event_stream import EVENTS, stream
-from api.listing import FORMATS, PageQuery, negotiate, respond
+from api.filters import NAMES as FILTERS, is_descending, purchase_filters, summary_key
+from api.imports import CSV_TYPES, JSONL_TYPES, MAX_FILE
+from api.listing import FORMATS, PageQuery, RunQuery, negotiate, respond, respond_whole
 from api.middleware import METRICS
+from api.repeatable import write_once
 from api.replies import (
     CHANGE_ROWS,
     CUSTOMER_ROWS,
     PURCHASE_ROWS,
+    SUMMARY_ROWS,
     added_response,
     changed,
     created_response,
@@ -34,31 +38,29 @@ from api.replies import (
     tag_line,
     undone_response,
 )
-from api.request_body import value_or_none
-from api.responses import CALLER, ENCODER, ProblemError, RawResponse
+from api.request_body import optional_past_time, value_or_none
+from api.responses import CALLER, ENCODER, ProblemError, RawResponse, invalid_field
 from api.routing import Route, SecondBody, path_id
 from api.schemas import (
     MAX_ID,
     Action,
-    Body,
     ChangeReply,
     CustomerChanges,
     CustomerReply,
     Deletion,
     HealthReply,
+    ImportReply,
     NewCustomer,
     NewPurchase,
     PurchaseAdded,
     PurchaseChanges,
     PurchaseListItem,
     PurchaseReply,
+    PurchaseValues,
     ServerInfo,
+    SummaryItem,
     UndoReply,
 )
-from api.shares import SHARES
-
-DATABASE: web.AppKey[db.Engine] = web.AppKey("database", db.Engine)
-HISTORY_DAYS: web.AppKey[int] = web.AppKey("history_days", int)
 
 VERSION = "1.0.0"
 
@@ -71,9 +73,9 @@ async def create_customer(request: web.Request) -> web.StreamResponse:
     new = await request_body.read(request, NewCustomer)
     if problem := untagged_problem(request):
         raise problem
-    by = request.get(CALLER, ""), db.now()
-    values = new.name, new.address, *by
-    return await _write_once(request, new, created_response, db.add_customer, *values)
+    values = new.name, new.address, request.get(CALLER, ""), db.now()
+    query = created_response, db.add_customer
+    return await write_once(request, request.app[DATABASE].write, new, *query, *values)
 
 
 async def read_customer(request: web.Request) -> web.StreamResponse:
@@ -88,9 +90,12 @@ async def read_customer(request: web.Request) -> web.StreamResponse:
 def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return the customers whose name contains a text, in any case."""
     part = request_body.text(request, "name") or ""
-    query = partial(db.find_customers, part)
-    scan = request.app[SHARES].of(request, request.app[DATABASE].scan)
-    return respond(request, CUSTOMER_ROWS, scan, scan, query)
+    descending = is_descending(request)
+    query = partial(db.find_customers, part, descending)
+    scan = scan_of(request)
+    start = MAX_ID if descending else 0
+    count = partial(report_of(request), db.count_customers, part)
+    return respond(request, CUSTOMER_ROWS, scan, scan, query, start, count=count)
 
 
 async def change_customer(request: web.Request) -> web.StreamResponse:
@@ -121,12 +126,6 @@ async def erase_customer(request: web.Request) -> web.StreamResponse:
     return deleted(written)
 
 
-def author(request: web.Request) -> db.Author:
-    """Return who writes, and when."""
-    keeps_images = request.app[HISTORY_DAYS] > 0
-    return db.Author(request.get(CALLER, ""), db.now(), keeps_images)
-
-
 # Purchases
 
 
@@ -136,35 +135,10 @@ async def add_purchase(request: web.Request) -> web.StreamResponse:
     new = await request_body.read(request, NewPurchase)
     if problem := untagged_problem(request):
         raise await _problem_of_list(request, problem)
-    by = request.get(CALLER, ""), db.now()
-    values = customer_id, new.purchase_name, new.quantity, *by
-    return await _write_once(request, new, added_response, db.add_purchase, *values)
-
-
-async def _write_once(
-    request: web.Request,
-    body: Body,
-    render: Callable[[db.Written[db.T]], db.StoredResponse],
-    query: Callable[[*db.Ts], db.Unit[db.Written[db.T]]],
-    *args: *db.Ts,
-) -> RawResponse:
-    """Run a query, once for each idempotency key, and respond with what it made."""
-    write = request.app[DATABASE].write
-    key = idempotency_key(request, body)
-    if key is None:
-        stored = render(await write(query, *args))
-    else:
-        stored = await write(db.run_idempotent, key, render, query, *args)
-    if stored.replayed and (problem := untagged_problem(request)):
-        raise problem  # no query has checked it
-    lines = f"Location: {stored.location}\r\n"
-    if stored.etag:
-        lines += f"ETag: {stored.etag}\r\n"
-    if stored.replayed:
-        lines += "Idempotency-Replayed: true\r\n"
-    if stored.change is not None:  # None in an answer that an older version kept
-        lines += f"Change: {stored.change}\r\n"
-    return RawResponse(stored.status, stored.body, lines)
+    bought = new.purchase_name, new.quantity, optional_past_time(new.purchased_on)
+    values = customer_id, *bought, request.get(CALLER, ""), db.now()
+    add, write = db.add_purchase, request.app[DATABASE].write
+    return await write_once(request, write, new, added_response, add, *values)
 
 
 async def _problem_of_list(request: web.Request, problem: ProblemError) -> ProblemError:
@@ -189,21 +163,19 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
 async def change_purchase(request: web.Request) -> web.StreamResponse:
     """Change some of a purchase."""
     purchase_id = path_id(request, "purchase_id")
-    return await _update(
-        request, purchase_id, await request_body.read(request, PurchaseChanges)
-    )
+    changes = await request_body.read(request, PurchaseChanges)
+    return await _update(request, purchase_id, changes)
 
 
 async def replace_purchase(request: web.Request) -> web.StreamResponse:
     """Change all of a purchase."""
     purchase_id = path_id(request, "purchase_id")
-    return await _update(
-        request, purchase_id, await request_body.read(request, NewPurchase)
-    )
+    values = await request_body.read(request, PurchaseValues)
+    return await _update(request, purchase_id, values)
 
 
 async def _update(
-    request: web.Request, purchase_id: int, changes: PurchaseChanges | NewPurchase
+    request: web.Request, purchase_id: int, changes: PurchaseChanges | PurchaseValues
 ) -> RawResponse:
     row, change = await request.app[DATABASE].write(
         db.update_purchase,
@@ -231,7 +203,7 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
     """
     number = path_id(request, "customer_id")
     body = await request_body.read_deletion(request)
-    if isinstance(body, NewPurchase):
+    if isinstance(body, PurchaseValues):
         response = await _update(request, number, body)
         response.add(DEPRECATED)
         return response
@@ -240,8 +212,7 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
     write = request.app[DATABASE].write
     if body.delete_all is True:
         return deleted(await write(db.delete_all_purchases, number, author(request)))
-    purchase_ids = value_or_none(body.purchase_ids) or []
-    chosen = number, purchase_ids, author(request)
+    chosen = number, value_or_none(body.purchase_ids) or [], author(request)
     return deleted(await write(db.delete_purchases, *chosen))
 
 
@@ -251,23 +222,52 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
 def list_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return all purchases, or one customer's."""
     customer_id = request_body.number(request, "customer_id", 1, MAX_ID)
-    if customer_id is None:
-        return _list_purchases(request, db.list_purchases)
-    return _list_purchases(request, partial(db.list_customer_purchases, customer_id))
+    return _list_purchases(request, customer_id)
 
 
 def list_customer_purchases(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return one customer's purchases."""
-    query = partial(db.list_customer_purchases, path_id(request, "customer_id"))
-    return _list_purchases(request, query)
+    return _list_purchases(request, path_id(request, "customer_id"))
 
 
 def _list_purchases(
-    request: web.Request, query: PageQuery
+    request: web.Request, customer_id: int | None
 ) -> Awaitable[web.StreamResponse]:
+    filters, descending = purchase_filters(request, customer_id), is_descending(request)
     engine = request.app[DATABASE]
-    scan = request.app[SHARES].of(request, engine.scan)
-    return respond(request, PURCHASE_ROWS, engine.read, scan, query)
+    scan = scan_of(request)
+    count = partial(report_of(request), db.count_purchases, filters)
+    read: RunQuery = scan
+    query: PageQuery = partial(db.search_purchases, filters, descending)
+    if not descending and not any(filters[1:]):
+        read, query = engine.read, db.list_purchases
+        if customer_id is not None:
+            query = partial(db.list_customer_purchases, customer_id)
+    start = MAX_ID if descending else 0
+    return respond(request, PURCHASE_ROWS, read, scan, query, start, count=count)
+
+
+async def summarize_purchases(request: web.Request) -> web.StreamResponse:
+    """Return how many purchases there are, and of what quantity, by a key."""
+    by = summary_key(request)
+    limit = request_body.number(request, "limit", 1, 1000)
+    customer_id = request_body.number(request, "customer_id", 1, MAX_ID)
+    filters = purchase_filters(request, customer_id)
+    page = await report_of(request)(db.summarize_purchases, filters, by, limit)
+    if page.size > db.MAX_KEYS:
+        raise invalid_field(
+            "/limit", f"Expected one: there are over {db.MAX_KEYS} keys."
+        )
+    return respond_whole(request, SUMMARY_ROWS, page)
+
+
+# Imports
+
+
+def import_file(request: web.Request) -> Awaitable[web.StreamResponse]:
+    """Add the customers and purchases of a file, all of them or none."""
+    engine, by = request.app[DATABASE], author(request)
+    return imports.answer(request, engine, report_of(request), by)
 
 
 # The history
@@ -281,9 +281,9 @@ async def read_changes(request: web.Request) -> web.StreamResponse:
         request_body.text(request, "caller"),
         request_body.text(request, "action", get_args(Action)),
     )
-    descending = request_body.text(request, "order", ("asc", "desc")) == "desc"
+    descending = is_descending(request)
     engine = request.app[DATABASE]
-    scan = request.app[SHARES].of(request, engine.scan)
+    scan = scan_of(request)
     if negotiate(request, FEED_FORMATS) is EVENTS:
         return await stream(request, scan, engine.read, filters)
     query = partial(db.read_changes, filters, descending)
@@ -300,8 +300,9 @@ def read_change(request: web.Request) -> Awaitable[web.StreamResponse]:
 
 async def undo_change(request: web.Request) -> web.StreamResponse:
     """Undo a change."""
-    return await _write_once(
+    return await write_once(
         request,
+        request.app[DATABASE].write,
         await request_body.read_empty(request),
         undone_response,
         db.undo_change,
@@ -342,9 +343,12 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 # The table of routes
 
 PAGING = frozenset({"limit", "after"})
-OF_ONE = PAGING | {"customer_id"}
-NAMED = PAGING | {"name"}
-FEED = OF_ONE | {"order", "purchase_id", "caller", "action"}
+OF_CUSTOMER = PAGING | FILTERS | {"order"}
+OF_ONE = OF_CUSTOMER | {"customer_id"}
+NAMED = PAGING | {"name", "order"}
+FEED = PAGING | {"order", "customer_id", "purchase_id", "caller", "action"}
+SUMS = FILTERS | {"by", "customer_id", "limit"}
+DRY_RUN = frozenset({"dry_run"})
 PURGE = frozenset({"purge"})
 CHOICE = frozenset({"delete_all", "purchase_id"})
 CUSTOMER = "/api/v1/customer"
@@ -355,20 +359,22 @@ ONE_PURCHASE = "/api/v1/customer/{customer_id}/purchase/{purchase_id}"
 
 FEED_FORMATS = (*FORMATS, EVENTS)
 FILE_TYPES = ("text/csv", "application/jsonl")
+IMPORT_TYPES = (*CSV_TYPES, *JSONL_TYPES)
 
 PURCHASE_ITEMS = list[PurchaseListItem]
 CUSTOMER_ITEMS = list[CustomerReply]
 CHANGE_ITEMS = list[ChangeReply]
-UPDATE = SecondBody(NewPurchase, PurchaseReply)
+SUMMARY_ITEMS = list[SummaryItem]
+UPDATE = SecondBody(PurchaseValues, PurchaseReply)
 """The deletion is also the update as it was first described."""
 
 # fmt: off
 ROUTES = (
-    Route("GET", PURCHASES, list_customer_purchases, None, PURCHASE_ITEMS, 200, "read", PAGING),
+    Route("GET", PURCHASES, list_customer_purchases, None, PURCHASE_ITEMS, 200, "read", OF_CUSTOMER),
     Route("POST", PURCHASES, add_purchase, NewPurchase, PurchaseAdded, 201, "write"),
     Route("DELETE", PURCHASES, delete_purchases, Deletion, int, 200, "write", CHOICE, second_body=UPDATE),
     Route("PATCH", PURCHASE, change_purchase, PurchaseChanges, PurchaseReply, 200, "write"),
-    Route("PUT", PURCHASE, replace_purchase, NewPurchase, PurchaseReply, 200, "write"),
+    Route("PUT", PURCHASE, replace_purchase, PurchaseValues, PurchaseReply, 200, "write"),
     Route("POST", CUSTOMER, create_customer, NewCustomer, CustomerReply, 201, "write"),
     Route("GET", CUSTOMER, list_purchases, None, PURCHASE_ITEMS, 200, "read", OF_ONE),
     Route("GET", ONE_CUSTOMER, read_customer, None, CustomerReply, 200, "read"),
@@ -378,6 +384,8 @@ ROUTES = (
     Route("GET", "/api/v1/customers", find_customers, None, CUSTOMER_ITEMS, 200, "read", NAMED),
     Route("GET", "/api/v1/customers.{format}", find_customers, None, str, 200, "read", NAMED, FILE_TYPES, operation="download_customers"),
     Route("GET", "/api/v1/purchases.{format}", list_purchases, None, str, 200, "read", OF_ONE, FILE_TYPES, operation="download_purchases"),
+    Route("GET", "/api/v1/summary", summarize_purchases, None, SUMMARY_ITEMS, 200, "read", SUMS),
+    Route("POST", "/api/v1/imports", import_file, None, ImportReply, 201, "write", DRY_RUN, file_types=IMPORT_TYPES, max_body=MAX_FILE),
     Route("GET", "/api/v1/changes", read_changes, None, CHANGE_ITEMS, 200, "read", FEED),
     Route("GET", "/api/v1/changes/{change_id}", read_change, None, CHANGE_ITEMS, 200, "read", PAGING),
     Route("POST", "/api/v1/changes/{change_id}/undo", undo_change, None, UndoReply, 201, "write"),

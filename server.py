@@ -26,8 +26,10 @@ from api import docs_page, openapi
 from api.auth import Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
+from api.database import DATABASE, HISTORY_DAYS
 from api.event_stream import BROADCAST, Broadcast
-from api.middleware import CORS, METRICS, Frame, handle_expect, instrument
+from api.imports import IMPORTS, Imports
+from api.middleware import CORS, METRICS, Frame, expects, instrument
 from api.routing import ROUTE_TABLE, RouteTable
 from api.shares import SHARES, Shares
 from api.targets import HostCheck
@@ -89,16 +91,15 @@ def init_app(
     frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
     app[BROADCAST] = broadcast = Broadcast()
-    app[handlers.HISTORY_DAYS] = settings.history_days
+    app[IMPORTS] = Imports()
+    app[HISTORY_DAYS] = settings.history_days
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
-    app[ROUTE_TABLE].add_to(
-        app.router, lambda route: instrument(route, frame), handle_expect
-    )
+    app[ROUTE_TABLE].add_to(app.router, lambda route: instrument(route, frame), expects)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
         engine = await db.connect(settings.database_url)
-        metrics.engine = app[handlers.DATABASE] = engine
+        metrics.engine = app[DATABASE] = engine
         forgetting = asyncio.create_task(_forget(engine, settings.history_days))
         metrics.start()
         try:
@@ -156,7 +157,7 @@ async def serve(
     try:
         url = await _listen(runner, settings)
         level = logging.INFO if worker is None or worker.first else logging.DEBUG
-        database = without_password(settings.database_url), app[handlers.DATABASE].name
+        database = without_password(settings.database_url), app[DATABASE].name
         LOG.log(level, "serving %s on %s, %s", url, *database)
         gc.collect()
         gc.freeze()  # the objects of start-up live as long as the process

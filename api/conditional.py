@@ -138,7 +138,7 @@ def untagged(
 
 
 def idempotency_key(
-    request: web.Request, body: msgspec.Struct
+    request: web.Request, body: msgspec.Struct | bytes
 ) -> db.IdempotencyKey | None:
     """Return the Idempotency-Key of a request, None without. ProblemError 422."""
     if "Idempotency-Key" not in request.headers:
@@ -148,7 +148,8 @@ def idempotency_key(
     if match is None or len(texts) > 1:
         rule = "Idempotency-Key must be 1 to 255 printable ASCII characters."
         raise invalid_field("", rule)
-    fingerprint = sha256(ENCODER.encode(body)).hexdigest()
+    content = body if isinstance(body, bytes) else ENCODER.encode(body)
+    fingerprint = sha256(content).hexdigest()
     return db.IdempotencyKey(
         request.get(CALLER, ""),
         request.method,

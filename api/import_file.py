@@ -23,21 +23,10 @@ from api.import_columns import (
 )
 from api.import_csv import Lines, Records, not_utf8
 from api.request_body import find_errors, parse, whole
-from api.responses import ENCODER, MAX_ERRORS, ProblemError
+from api.responses import ENCODER, MAX_ERRORS, FieldError, ProblemError
 from api.schemas import Body
 
 CHUNK_ROWS = 2000
-
-
-class LineError(msgspec.Struct):
-    """A fault of a file: the line, and a JSON pointer to its column, or an empty one.
-
-    The first line is 1; a row of several lines counts as the first of them.
-    """
-
-    line: int
-    pointer: str
-    detail: str
 
 
 class ImportedRows:
@@ -56,12 +45,12 @@ class ImportedRows:
         self.customers = array("q")
         """The customer of each purchase."""
         self.pairs: dict[bytes, int] = {}
-        """The indices of the customers that purchases name, in their order, by the
-        JSON array `[name, address]` of each; of customers without ids, the same."""
+        """The index of each customer that purchases name, by the JSON array `[name,
+        address]`, in the order of the indices."""
         self.has_ids: bool | None = None
         """Whether the rows have ids of their own, None without rows."""
         self.least_id = self.greatest_id = 0
-        self._ids: set[int] = set()
+        self._seen: set[int | bytes] = set()
         self._rows: list[Any] = []
 
     def add(self, line: int, values: tuple[Any, ...]) -> str:
@@ -72,39 +61,48 @@ class ImportedRows:
         row_id = values[-1]
         if self.has_ids is None:
             self.has_ids = row_id is not None
-        if self.has_ids and (row_id is None or row_id in self._ids):
-            return "Expected an id." if row_id is None else "A row before has this id."
         if row_id is not None:
-            if not self.has_ids:
-                return "Expected none, since the first row has none."
-            self._add_id(row_id)
+            if detail := self._add_id(row_id):
+                return detail
+        elif self.has_ids:
+            return "Expected an id, since the first row has one."
         if self.by_pair:
-            values = self._index(values), *values[2:]
+            pair = ENCODER.encode(values[:2])
+            values = self.pairs.setdefault(pair, len(self.pairs)), *values[2:]
         if self.kind == "purchases":
             self.customers.append(values[0])
-        elif row_id is None and self._index(values) < len(self.lines):
-            return ""
+        elif row_id is None:
+            pair = ENCODER.encode(values[:2])
+            if pair in self._seen:
+                return ""
+            self._seen.add(pair)
         self.lines.append(line)
         self._rows.append(values)
         if len(self._rows) == CHUNK_ROWS:
-            self.finish()
+            self._flush()
         return ""
 
     def finish(self) -> None:
-        """Complete `chunks`."""
+        """Complete `chunks`, and free what only adding needs."""
         if self._rows:
-            self.chunks.append(ENCODER.encode(self._rows))
-            self._rows = []
+            self._flush()
+        self._seen.clear()
 
-    def _add_id(self, row_id: int) -> None:
-        self._ids.add(row_id)
+    def _flush(self) -> None:
+        self.chunks.append(ENCODER.encode(self._rows))
+        self._rows = []
+
+    def _add_id(self, row_id: int) -> str:
+        if not self.has_ids:
+            return "Expected none, since the first row has none."
+        if row_id in self._seen:
+            return "A row before has this id."
+        self._seen.add(row_id)
         if row_id > self.greatest_id:
             self.greatest_id = row_id
         if row_id < self.least_id or not self.least_id:
             self.least_id = row_id
-
-    def _index(self, values: tuple[Any, ...]) -> int:
-        return self.pairs.setdefault(ENCODER.encode(values[:2]), len(self.pairs))
+        return ""
 
 
 class ImportReader:
@@ -115,7 +113,7 @@ class ImportReader:
 
     def __init__(self, content: bytes, is_csv: bool, now: str) -> None:
         self.rows = ImportedRows(PURCHASES_BY_ID)
-        self.faults: list[LineError] = []
+        self.faults: list[FieldError] = []
         """The first 100, by line."""
         self.fault_count = 0
         read = self._read_csv if is_csv else self._read_jsonl
@@ -136,7 +134,7 @@ class ImportReader:
         """Count a fault, and keep it if it is among the first."""
         self.fault_count += 1
         if self.fault_count <= MAX_ERRORS:
-            self.faults.append(LineError(line, pointer, detail))
+            self.faults.append(FieldError(pointer, detail, line))
 
     def _add(self, line: int, layout: Layout, values: tuple[Any, ...]) -> None:
         if detail := self.rows.add(line, values + layout.padding):
@@ -164,7 +162,9 @@ class ImportReader:
             if len(cells) != size and not self._cut(records.line, cells, header, size):
                 continue
             try:
-                values: list[Any] = [of[cell] for of, cell in zip(read, cells)]  # noqa: B905
+                values: list[Any] = [
+                    of[cell] for of, cell in zip(read, cells, strict=True)
+                ]
             except ValueError:
                 self._find_faults(records.line, zip(columns, read, cells, strict=True))
                 continue
@@ -186,8 +186,7 @@ class ImportReader:
     def _cut(self, line: int, cells: list[str], header: list[str], size: int) -> bool:
         """Cut off the cells of columns without names; return whether the rest fits."""
         if cells and not (size < len(cells) <= len(header) and not any(cells[size:])):
-            detail = f"Expected {size} cells, and there are {len(cells)}."
-            self.add_fault(line, "", detail)
+            self.add_fault(line, "", f"Expected {size} cells, not {len(cells)}.")
             return False
         del cells[size:]
         return bool(cells)

@@ -206,20 +206,22 @@ async def respond(
     query: PageQuery,
     start: int = 0,
     formats: Sequence[Format] = FORMATS,
+    count: Callable[[], Awaitable[int]] | None = None,
 ) -> web.StreamResponse:
     """Respond with all rows, or with `limit` of them, in the format asked for.
 
-    `start` is what stands for the place before the first row.
+    `start` is what stands for the place before the first row. `count` is asked for the
+    number of all rows where the client wants it.
     """
-    if "format" in request.match_info:
-        form = file_format(request.path.rpartition("/")[2])
-    else:
-        form = negotiate(request, formats)
+    form = _format_of(request, formats)
     limit, after = None, start
     if "?" in request.raw_path:
         limit = number(request, "limit", 1, 1000)
         found = number(request, "after", 0, MAX_ID)
         after = start if found is None else found
+    if count is not None and _wants_count(request):
+        total = f"Preference-Applied: count=exact\r\nTotal-Count: {await count()}\r\n"
+        form = form._replace(lines=form.lines + total)
     page = await read(query, after, limit or PAGE_ROWS)
     if problem := untagged_problem(request):
         raise problem
@@ -237,6 +239,36 @@ async def respond(
             lines += f'Link: <{path}?{next_page}>; rel="next"\r\n'  # RFC 8288
     body = form.start(row_type) + form.rows(row_type, page.json) + form.after
     return RawResponse(200, body, lines, form.content_type)
+
+
+def respond_whole(
+    request: web.Request, row_type: RowType, page: db.Page
+) -> web.StreamResponse:
+    """Respond with the rows of the one page that there is, in the format asked for."""
+    form = _format_of(request, FORMATS)
+    if problem := untagged_problem(request):
+        raise problem
+    body = form.start(row_type) + form.rows(row_type, page.json) + form.after
+    return RawResponse(200, body, form.lines, form.content_type)
+
+
+def _format_of(request: web.Request, formats: Sequence[Format]) -> Format:
+    if "format" in request.match_info:
+        return file_format(request.path.rpartition("/")[2])
+    return negotiate(request, formats)
+
+
+COUNT = re.compile(r'count\s*=\s*(?:exact|"exact")\s*(?:;.*)?', re.IGNORECASE)
+
+
+def _wants_count(request: web.Request) -> bool:
+    """Return whether `Prefer` asks for the number of rows (RFC 7240, section 2)."""
+    if "Prefer" not in request.headers:
+        return False
+    preferences = joined_header(request, "Prefer").split(",")
+    # The first of several of one name holds.
+    counts = [text for text in preferences if text.strip().lower().startswith("count")]
+    return bool(counts) and COUNT.fullmatch(counts[0].strip()) is not None
 
 
 async def _fill_page(

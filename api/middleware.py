@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import time
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -12,7 +13,6 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 import db
 from api.auth import Authenticator
 from api.cors import Cors
-from api.request_body import MAX_BODY
 from api.responses import (
     CALLER,
     MAX_ERRORS,
@@ -90,13 +90,18 @@ def instrument(route: Route, frame: Frame) -> Handler:
     return dispatch
 
 
-async def handle_expect(request: web.Request) -> None:
+def expects(route: Route) -> Callable[[web.Request], Awaitable[None]]:
+    """Return what a route does where a request has the header Expect."""
+    return partial(_handle_expect, route.max_body)
+
+
+async def _handle_expect(max_body: int, request: web.Request) -> None:
     """Send 100 Continue (RFC 9110, section 10.1.1). ProblemError 417."""
     # aiohttp's own handler echoes an unknown expectation, and fails where that is no
     # text.
     if request.headers["Expect"].lower() != "100-continue":
         raise ProblemError(417, "Expect may only be 100-continue.")
-    if request.version >= (1, 1) and (request.content_length or 0) <= MAX_BODY:
+    if request.version >= (1, 1) and (request.content_length or 0) <= max_body:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # nothing of the response was written yet
 

@@ -12,10 +12,12 @@ from api.schemas import (
     ChangeReply,
     CustomerReply,
     CustomerState,
+    ImportReply,
     PurchaseAdded,
     PurchaseListItem,
     PurchaseReply,
     PurchaseState,
+    SummaryItem,
     UndoReply,
     rfc3339,
     short_time,
@@ -190,3 +192,21 @@ def undone_response(written: db.Written[db.Undone]) -> db.StoredResponse:
     body = ENCODER.encode({"status": "ok", "data": reply})
     location = f"/api/v1/changes/{row.change}"
     return db.StoredResponse(201, location, "", body, None, change)
+
+
+def imported(row: db.Imported) -> ImportReply:
+    change = None if row.change is None else str(row.change)
+    return ImportReply(change, row.customers, row.purchases)
+
+
+def imported_response(written: db.Written[db.Imported]) -> db.StoredResponse:
+    row, change = written
+    body = ENCODER.encode({"status": "ok", "data": imported(row)})
+    if change is None:
+        return db.StoredResponse(200, "", "", body, None, None)
+    location = f"/api/v1/changes/{change}"
+    return db.StoredResponse(201, location, "", body, None, change)
+
+
+SUMMARY_LIST = msgspec.json.Decoder(list[SummaryItem])
+SUMMARY_ROWS = RowType(SummaryItem, SUMMARY_LIST.decode, as_stored=True)

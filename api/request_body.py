@@ -13,9 +13,12 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+import db
+from api import times
 from api.responses import MAX_ERRORS, FieldError, ProblemError, invalid, invalid_field
 from api.routing import PATCH_TYPES
 from api.schemas import (
+    MAX_BODY,
     MAX_ID,
     MAX_IDS,
     Body,
@@ -24,12 +27,15 @@ from api.schemas import (
     Id,
     NewCustomer,
     NewPurchase,
+    PastTime,
     PurchaseChanges,
     PurchaseIds,
+    PurchaseValues,
 )
 
-MAX_BODY = 256 * 1024
 BODY_SECONDS = 10.0
+SLOWEST = 16 * 1024
+"""The bytes a second that a file must come with, on the whole."""
 QUICK_BYTES = 2048
 """The longest body that is decoded in one step: more may be the same field again and
 again, each validated."""
@@ -43,7 +49,13 @@ B = TypeVar("B", bound=Body)
 
 DECODERS: dict[type[Body], msgspec.json.Decoder[Any]] = {
     body: msgspec.json.Decoder(body)
-    for body in (NewCustomer, CustomerChanges, NewPurchase, PurchaseChanges)
+    for body in (
+        NewCustomer,
+        CustomerChanges,
+        NewPurchase,
+        PurchaseValues,
+        PurchaseChanges,
+    )
 }
 
 ANYTHING = msgspec.json.Decoder()
@@ -79,7 +91,7 @@ async def read_empty(request: web.Request) -> Body:
     return convert(parse(text) if text else {}, Body)
 
 
-async def read_deletion(request: web.Request) -> Deletion | NewPurchase:
+async def read_deletion(request: web.Request) -> Deletion | PurchaseValues:
     """Return the deletion in a body or a query, or the update that is sent like one.
 
     ProblemError 400, 408, 413, 415, or 422 with all faults.
@@ -90,14 +102,14 @@ async def read_deletion(request: web.Request) -> Deletion | NewPurchase:
     fields = parse(text) if text else {}
     if fields and request.query:
         raise invalid_field("", "Expected a body or a query, not both.")
-    updating = fields.keys() & NewPurchase.__struct_fields__
+    updating = fields.keys() & PurchaseValues.__struct_fields__
     if updating and fields.keys() & Deletion.__struct_fields__:
         detail = "This does not go with a deletion."
         mixed = [FieldError(f"/{name}", detail) for name in sorted(updating)]
         rest = {name: fields[name] for name in fields.keys() - updating}
         raise invalid(*mixed, *find_errors(rest, Deletion))
     if updating:
-        return convert(fields, NewPurchase)
+        return convert(fields, PurchaseValues)
     if request.query:
         fields = _deletion_query(request)
     if fields.get("delete_all") is True:
@@ -119,25 +131,34 @@ def _deletion_query(request: web.Request) -> dict[str, Any]:
 
 
 async def _read_all(request: web.Request) -> bytes:
-    if (request.content_length or 0) > MAX_BODY:
-        raise ProblemError(413, f"A body holds at most {MAX_BODY} bytes.")
+    return await read_content(request, MAX_BODY)
+
+
+async def read_content(request: web.Request, most: int) -> bytes:
+    """Return a body of at most so many bytes. ProblemError 400, 408, 413."""
+    if (request.content_length or 0) > most:
+        raise ProblemError(413, f"A body holds at most {most} bytes.")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(BODY_SECONDS) as limit:
             chunks = bytearray()
             while chunk := await request.content.readany():
-                chunks += _check_size(chunk, len(chunks))
+                chunks += _check_size(chunk, len(chunks), most)
+                if len(chunks) > MAX_BODY:
+                    limit.reschedule(began + BODY_SECONDS + len(chunks) / SLOWEST)
             return bytes(chunks)
     except TimeoutError:
-        detail = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
+        detail = f"The body did not arrive within {loop.time() - began:.0f} seconds."
         raise ProblemError(408, detail) from None
     except web.RequestPayloadError:
         detail = "The body is not framed as HTTP/1.1 has it."
         raise ProblemError(400, detail, headers={"Connection": "close"}) from None
 
 
-def _check_size(chunk: bytes, before: int = 0) -> bytes:
-    if before + len(chunk) > MAX_BODY:
-        raise ProblemError(413, f"A body holds at most {MAX_BODY} bytes.")
+def _check_size(chunk: bytes, before: int = 0, most: int = MAX_BODY) -> bytes:
+    if before + len(chunk) > most:
+        raise ProblemError(413, f"A body holds at most {most} bytes.")
     return chunk
 
 
@@ -198,6 +219,24 @@ def switch(request: web.Request, name: str) -> bool:
     if texts not in (["true"], ["false"]):
         raise invalid_field(f"/{name}", "Expected true or false, once.")
     return texts == ["true"]
+
+
+def past_time(text: str) -> str:
+    """Return a time of RFC 3339 as the tables hold it. ValueError for one to come."""
+    stored: str = times.parse_time(text)
+    if times.is_later(stored, db.now()):
+        raise ValueError("It is later than now.")
+    return stored
+
+
+def optional_past_time(value: str | UnsetType) -> str | None:
+    """Return the time of `purchased_on`, None without it. ProblemError 422."""
+    if isinstance(value, UnsetType):
+        return None
+    try:
+        return past_time(value)
+    except ValueError as exc:
+        raise invalid_field("/purchased_on", str(exc)) from None
 
 
 def decode(text: bytes, body: type[B]) -> B:
@@ -273,6 +312,11 @@ def _find_errors(fields: dict[str, Any], body: type[Body]) -> Iterator[FieldErro
             value = fields[field.name] = whole(fields[field.name])
             if isinstance(value, list) and field.type is PurchaseIds:
                 yield from _errors_of_ids(f"/{field.name}", value)
+            elif field.type is PastTime and isinstance(value, str):
+                try:
+                    past_time(value)
+                except ValueError as exc:
+                    yield FieldError(f"/{field.name}", str(exc))
             elif error := error_of(f"/{field.name}", value, field.type):
                 yield error
         elif field.required:

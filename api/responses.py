@@ -128,10 +128,14 @@ def ok(data: Any, lines: str = "") -> RawResponse:
 
 
 class FieldError(msgspec.Struct):
-    """A fault of a request, and a JSON pointer to its place."""
+    """A fault of a request, and a JSON pointer to its place; of a file, the line too.
+
+    The first line is 1; a row of several lines counts as the first of them.
+    """
 
     pointer: str
     detail: str
+    line: int | UnsetType = UNSET
 
 
 class ProblemDetails(msgspec.Struct):
@@ -183,11 +187,19 @@ MAX_ERRORS = 100
 """How many faults one response names; what is beyond is not looked for."""
 
 
+def count_of_faults(number: int) -> str:
+    """Return how many faults there are, and that not all are named."""
+    found = "1 fault" if number == 1 else f"{number} faults"
+    return found + f", of which these are the first {MAX_ERRORS}" * (
+        number > MAX_ERRORS
+    )
+
+
 def invalid(*errors: FieldError) -> ProblemError:
     """Return a 422 that names every fault, or the first and that there are more."""
     number = len(errors)
-    found = "1 fault" if number == 1 else f"{number} faults"
-    if number > MAX_ERRORS:
+    found = count_of_faults(number)
+    if number > MAX_ERRORS:  # nobody has looked for the others
         found = f"more than {MAX_ERRORS} faults, of which these are the first"
     detail = f"The request is not valid, see errors: {found}."
     return ProblemError(422, detail, errors[:MAX_ERRORS])

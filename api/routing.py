@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from api.responses import ProblemError, RawResponse, header_lines
-from api.schemas import MAX_ID, Body
+from api.schemas import MAX_BODY, MAX_ID, Body
 from api.targets import ASTERISK
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -46,6 +46,10 @@ class Route(NamedTuple):
     """Whether it tells a machine whether the server works, under any name."""
     is_quiet: bool = False
     """Whether the access log leaves out successes, which would fill it."""
+    file_types: tuple[str, ...] = ()
+    """The media types of a body that is a file, and no JSON."""
+    max_body: int = MAX_BODY
+    """The most bytes of a body."""
     operation: str = ""
     """The name in the description, where it is not that of the handler."""
 
@@ -84,15 +88,23 @@ class RouteTable:
         """Stands for every request that matches no route, in log and metrics."""
 
     def add_to(
-        self, router: web.UrlDispatcher, wrap: Callable[[Route], Handler], expect: Any
+        self,
+        router: web.UrlDispatcher,
+        wrap: Callable[[Route], Handler],
+        expects: Callable[[Route], Any],
     ) -> None:
-        """Add all routes to a router, each handler wrapped, and those for no match."""
+        """Add all routes to a router, each handler wrapped, and those for no match.
+
+        `expects` returns what a route does where a request has the header Expect.
+        """
         for route in self.routes:
             path = PARAMETER.sub(_with_shape, route.path)
+            expect = expects(route)
             if route.method == "GET":  # and HEAD
                 router.add_get(path, wrap(route), expect_handler=expect)
             else:
                 router.add_route(route.method, path, wrap(route), expect_handler=expect)
+        expect = expects(self.unmatched)
         # Other methods of a public path are no secret either.
         public = [route.path for route in self.routes if route.access == "public"]
         for path in dict.fromkeys(public):

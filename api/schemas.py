@@ -7,6 +7,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 MAX_ID = 2**63 - 1
+MAX_BODY = 256 * 1024
+"""The most bytes of a body, but for a file."""
 MAX_IDS = 10_000
 """How many purchases one request may name."""
 
@@ -22,6 +24,7 @@ Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Cursor = Annotated[str, Meta(pattern="^[0-9]{1,19}$")]
 Change = Annotated[str, Meta(pattern="^[1-9][0-9]{0,18}$")]
+PastTime = Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | UnsetType
 PurchaseIds = Annotated[list[Id], Meta(max_length=MAX_IDS)] | UnsetType
 
 
@@ -53,11 +56,17 @@ class CustomerChanges(Changes):
     address: Address | UnsetType = UNSET
 
 
-class NewPurchase(Body):
-    """A purchase to record, or the new values of one."""
+class PurchaseValues(Body):
+    """All values of a purchase that can be changed."""
 
     purchase_name: Name
     quantity: Quantity
+
+
+class NewPurchase(PurchaseValues):
+    """A purchase to record; without `purchased_on`, as of now."""
+
+    purchased_on: PastTime = UNSET
 
 
 class PurchaseChanges(Changes):
@@ -177,6 +186,26 @@ class UndoReply(msgspec.Struct):
     change: str
     undoes: str
     rows: int
+
+
+class ImportReply(msgspec.Struct):
+    """What an import added; without a change, what it would add."""
+
+    change: str | None
+    customers: int
+    purchases: int
+
+
+SummaryKey = Literal["day", "customer", "purchase_name"]
+
+
+class SummaryItem(msgspec.Struct):
+    """The purchases that have a key in common."""
+
+    key: str
+    label: str
+    purchases: int
+    quantity: int
 
 
 class ServerInfo(msgspec.Struct):

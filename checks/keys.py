@@ -47,7 +47,7 @@ def add_typical(raw: Any, number: int) -> None:
             _key(number, "shop-till", "/api/v1/purchase/1", key),
             replies.added_response,
             db.add_purchase,
-            *(1, "Iphone 12 Pro", 4, *BY),
+            *(1, "Iphone 12 Pro", 4, None, *BY),
         ),
     )
 

@@ -46,8 +46,8 @@ def run_idempotent(
     KeyReusedError, ErasedError, every error of the query; no error is stored.
     """
     scope, at, since = key[:4], now(), now(KEY_SECONDS)
-    rows = yield SELECT_RESPONSE, (*scope, since)
-    if not rows:
+    stored = yield from find_response(key)
+    if stored is None:
         claimed = yield CLAIM_KEY, (*key, at, since)
         if claimed:
             response = render((yield from query(*args)))
@@ -56,7 +56,19 @@ def run_idempotent(
             yield SAVE_RESPONSE, (*saved, *scope)
             return response
         # Another process was quicker and has committed: its response is there now.
-        rows = yield SELECT_RESPONSE, (*scope, since)
+        stored = yield from find_response(key)
+    assert stored is not None  # noqa: S101 - for mypy: the key is claimed
+    return stored
+
+
+def find_response(key: IdempotencyKey) -> Unit[StoredResponse | None]:
+    """Return the response that was stored for a key, None if there is none.
+
+    KeyReusedError, ErasedError.
+    """
+    rows = yield SELECT_RESPONSE, (*key[:4], now(KEY_SECONDS))
+    if not rows:
+        return None
     fingerprint, status, location, etag, text, customer_id, change = rows[0]
     # Whoever was deleted is not created a second time, and can be brought back.
     if customer_id is not None and not (yield IS_CUSTOMER_THERE, (customer_id,)):

@@ -7,7 +7,7 @@ a third of the time that reading JSON does. PostgreSQL has others write meanwhil
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from queries.dialects import dialects, lock
@@ -255,14 +255,21 @@ ORDER BY n""".replace("?", "$")
 )
 
 
-def import_rows(rows: ImportRows, author: Author) -> Unit[Written[Imported]]:
-    """Add the rows of a file as one change. StaleError if the look is out of date.
+def import_rows(
+    rows: ImportRows, author: Author, check: Callable[[], None] | None = None
+) -> Unit[Written[Imported]]:
+    """Add the rows of a file as one change, none where there is nothing to add.
 
     Ids of the file are kept where all of them are larger than any that was ever given.
+    StaleError if the look is out of date, UnavailableError, errors of the check.
     """
     new, number = rows.customers, len(rows.owners)
     yield LOCK_IMPORTS, ()
     yield from _check(rows)
+    if check is not None:
+        check()
+    if not new.size and not number:
+        return Written(Imported(None, 0, 0), None)
     keeps = False
     if rows.has_ids:
         table = "purchases" if number else "customer"

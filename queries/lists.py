@@ -38,7 +38,7 @@ SCAN_ROWS = 20_000
 """The most rows that one unit looks at for those that a list shows."""
 
 
-def find_customers(part: str, after: int, limit: int) -> Unit[Page]:
+def find_customers(part: str, descending: bool, after: int, limit: int) -> Unit[Page]:
     """Return a page of the customers whose name contains a part, caseless."""
     most, wanted = MAX_ID, fold_name(part)
     recent = yield CUSTOMER_IDS.recent, ()
@@ -156,3 +156,14 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
         raise NotFoundError("customer", customer_id)
     further = last if size == limit else None
     return Page(size, json, further, _tip(recent, tip))
+
+
+def count_customers(part: str) -> Unit[int]:
+    [(number,)] = yield (
+        Statement(
+            sqlite="SELECT count(*) FROM customer WHERE instr(name_folded, ?) > 0 AND deleted IS NULL",
+            postgres="SELECT count(*) FROM customer WHERE strpos(name_folded, ?) > 0 AND deleted IS NULL",
+        ),
+        (fold_name(part),),
+    )
+    return int(number)

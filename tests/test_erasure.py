@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import db
-import handlers
 import server
+from api.database import DATABASE
 from queries import erasure
 from storage.engine import Statement
 from tests.support import JOHN, PHONE, ApiClient, Opener, count, list_ids
@@ -123,7 +123,7 @@ async def test_history_days(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> 
     """What is too old is forgotten, and what it deleted is erased."""
     api = await opened(history_days=2)
     served: Any = api.client.server
-    engine = served.app[handlers.DATABASE]
+    engine = served.app[DATABASE]
     today = db.now
     monkeypatch.setattr(db, "now", lambda ago=0: today(ago + 3 * 24 * 3600))
     await api("POST /api/v1/customer", JOHN, 201)
@@ -152,7 +152,7 @@ async def test_no_history_days(opened: Opener) -> None:
     """No value is kept, nothing can be undone, and the feed goes on."""
     api = await opened(history_days=0)
     served: Any = api.client.server
-    engine = served.app[handlers.DATABASE]
+    engine = served.app[DATABASE]
     await api("POST /api/v1/customer", JOHN, 201)
     for _ in range(3):
         await api("POST /api/v1/purchase/1", PHONE, 201)
@@ -186,7 +186,7 @@ async def test_background(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(server, "FORGET_SECONDS", 0.05)
     again = await opened()
     served: Any = again.client.server
-    engine = served.app[handlers.DATABASE]
+    engine = served.app[DATABASE]
     for _ in range(200):
         await asyncio.sleep(0.05)
         if await engine.read(count, "customer") == 0:

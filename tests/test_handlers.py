@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 
 import db
-import handlers
 from api import schemas
 from api.auth import Authenticator, read_tokens
+from api.database import DATABASE
 from queries import idempotency
 from tests.support import (
     ALL,
@@ -231,7 +231,7 @@ async def test_expired_key_of_another(
     file.chmod(0o600)
     api = await opened(Authenticator(read_tokens(file)))
     served: Any = api.client.server
-    engine = served.app[handlers.DATABASE]
+    engine = served.app[DATABASE]
     ann = {"Authorization": "Bearer a", "Idempotency_Key": "k"}
     bob = {"Authorization": "Bearer b", "Idempotency_Key": "k"}
     today = db.now

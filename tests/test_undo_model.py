@@ -179,7 +179,7 @@ class Model:
     def add_purchase(self) -> None:
         owner = self.any_of("customer")
         added = self.write(
-            owner in self.there("customer"), db.add_purchase, owner, "p", 1
+            owner in self.there("customer"), db.add_purchase, owner, "p", 1, None
         )
         if added:
             row, change = added

@@ -122,8 +122,8 @@ def test_shortened_id() -> None:
             "1," + "é" * 201 + ",1",
             [("/purchase_name", "Expected str of length <= 200.")],
         ),
-        ("1,Tea", [("", "Expected 3 cells, and there are 2.")]),
-        ("1,Tea,1,", [("", "Expected 3 cells, and there are 4.")]),
+        ("1,Tea", [("", "Expected 3 cells, not 2.")]),
+        ("1,Tea,1,", [("", "Expected 3 cells, not 4.")]),
         (
             '1,"Tea"x,1',
             [
@@ -158,9 +158,23 @@ def test_times(column: str) -> None:
     assert not faults_with(header, "1,Tea,1,2026-01-01")
 
 
+def test_cells_without_a_column() -> None:
+    for rest, cells in ((";", 5), (";x", 5), (";;", 6)):
+        faults = faults_with(f"{HEADER.replace(',', ';')};;", f"1;Tea;1;{rest}")
+        detail = f"Expected 3 cells, not {cells}."
+        assert faults == ([] if rest == ";" else [("", detail)])
+
+
+def test_separator_in_quotes() -> None:
+    """It is none, and the header is read with the one outside."""
+    for name in ("a;b;c;d", '"";;;;""'):
+        [(line, pointer, _)] = faults_of(read(f'{HEADER},"{name}"'))
+        assert (line, pointer) == (1, "/" + name.replace('""', '"'))
+
+
 def test_ids_of_some_rows() -> None:
     for first, second, detail in (
-        ("1", "", "Expected an id."),
+        ("1", "", "Expected an id, since the first row has one."),
         ("", "1", "Expected none, since the first row has none."),
         ("1", "1.0", "A row before has this id."),
         ("1", "x", ID),
@@ -191,18 +205,24 @@ def test_lines(end: str) -> None:
     assert json.loads(reader.rows.chunks[0])[0][1] == f"a{end}b{end}"
 
 
-def test_rows_behind_an_unclosed_cell() -> None:
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("number", [2, 10_000])
+def test_rows_behind_an_unclosed_cell(end: str, number: int) -> None:
     """They are read for themselves, in a file of any length."""
-    for number in (2, 10_000):
-        content = f'{HEADER}\n1,"a,1\n' + "1,b,1\n" * number + "x,c,1\n"
-        reader = read(content)
-        faults = faults_of(reader)
-        assert [fault[:2] for fault in faults] == [
-            (2, ""),
-            (number + 3, "/customer_id"),
-        ]
-        assert faults[0][2].startswith(UNCLOSED[:-1])
-        assert len(reader.rows.lines) == number
+    rows = [HEADER, '1,"a,1', *["1,b,1"] * number, "x,c,1", ""]
+    reader = read(end.join(rows))
+    first, second = faults_of(reader)
+    assert first[:2] == (2, "")
+    assert first[2].startswith(UNCLOSED[:-1])
+    assert second == (number + 3, *FAULT)
+    assert [*reader.rows.lines] == [*range(3, number + 3)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_behind_a_long_line(end: str) -> None:
+    reader = read(end.join([HEADER, "1,a,1", "x" * 70_000, "1,b,1", "x,c,1"]))
+    assert faults_of(reader) == [(3, "", TOO_LONG), (5, *FAULT)]
+    assert [*reader.rows.lines] == [2, 4]
 
 
 def test_lines_around_a_block() -> None:

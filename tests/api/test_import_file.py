@@ -10,11 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from api.import_file import ImportReader, LineError
+from api.import_columns import CACHED, csv_values
+from api.import_file import ImportReader
 from api.listing import FORMATS
 from api.replies import CUSTOMER_ROWS, PURCHASE_ROWS
-from api.responses import ProblemError
-from tests.import_support import HEADER, ID, MIDNIGHT, TIME, pairs_of, read, rows_of
+from api.responses import FieldError, ProblemError
+from tests.import_support import (
+    HEADER,
+    ID,
+    MIDNIGHT,
+    NOW,
+    TIME,
+    pairs_of,
+    read,
+    rows_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +121,14 @@ def test_rows_in_chunks() -> None:
     assert [*reader.rows.customers] == [1] * 4001
 
 
+def test_cached_values() -> None:
+    """However many there are, few are kept."""
+    values = csv_values("quantity", NOW)
+    for number in range(1, 5000):
+        assert values[f"{number}.0"] == number
+        assert len(values) <= CACHED
+
+
 def test_jsonl() -> None:
     lines = [
         '{"customer_id": 7, "purchase_name": "Tea", "quantity": 4}',
@@ -205,7 +223,7 @@ def test_many_faults() -> None:
     reader = read(f"{HEADER}\n" + "x,,0\n" * 1000)
     assert reader.fault_count == 3000
     assert [fault.line for fault in reader.faults] == [i // 3 + 2 for i in range(100)]
-    assert reader.faults[0] == LineError(2, "/customer_id", ID)
+    assert reader.faults[0] == FieldError("/customer_id", ID, 2)
 
 
 @pytest.mark.parametrize(
@@ -238,5 +256,5 @@ def test_any_bytes(content: bytes) -> None:
         with suppress(ProblemError):
             reader = read(content, is_csv)
             assert reader.faults or reader.rows.lines
-            lines = [fault.line for fault in reader.faults]
+            lines: list[Any] = [fault.line for fault in reader.faults]
             assert lines == sorted(lines)

@@ -69,7 +69,9 @@ async def test_failed_commit(
     await wait_for_check(engine)
     await api("POST /api/v1/purchase/1", PHONE, 201)
     with failing(engine.write_connection, begins, code):
-        units = [engine.write(db.add_purchase, 1, "x", 1, *by()) for _ in range(8)]
+        units = [
+            engine.write(db.add_purchase, 1, "x", 1, None, *by()) for _ in range(8)
+        ]
         outcomes = await asyncio.gather(*units, return_exceptions=True)
     assert all(isinstance(outcome, Exception) for outcome in outcomes), outcomes
     assert not engine.write_connection.raw.in_transaction

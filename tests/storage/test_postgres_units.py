@@ -226,7 +226,7 @@ async def test_purchase_beside_an_erasure(engine: Any) -> None:
     await add(engine)
     other = await engine.hosts.connect()
     await other.execute("BEGIN; DELETE FROM customer WHERE id = 1")
-    adding = engine.write(db.add_purchase, 1, "x", 1, *by())
+    adding = engine.write(db.add_purchase, 1, "x", 1, None, *by())
     await asyncio.sleep(0.3)
     assert not adding.done()
     await other.execute("COMMIT")

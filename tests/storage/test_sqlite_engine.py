@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import db
-import handlers
+from api.database import DATABASE
 from checks.support.server_process import visitor_of
 from storage import sqlite_connection, sqlite_engine, sqlite_file
 from storage.engine import Statement
@@ -54,7 +54,7 @@ async def test_checkpoints_beside_commits(
     api = await opened()
     served = api.client.server
     assert isinstance(served, LimitedServer)
-    engine: Any = served.app[handlers.DATABASE]
+    engine: Any = served.app[DATABASE]
 
     def size() -> int:
         return sqlite_path.stat().st_size

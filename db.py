@@ -15,6 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 from queries.blocks import fill_blocks as fill_blocks
+from queries.customer_lists import (
+    count_customers as count_customers,
+    find_customers as find_customers,
+)
 from queries.dialects import dialects, lock
 from queries.erasure import (
     forget_some as forget_some,
@@ -47,10 +51,13 @@ from queries.imports import (
     stage_rows as stage_rows,
 )
 from queries.lists import (
-    count_customers as count_customers,
-    find_customers as find_customers,
     list_customer_purchases as list_customer_purchases,
     list_purchases as list_purchases,
+)
+from queries.names import (
+    RENAME,
+    index_names as index_names,
+    needs_upkeep as needs_upkeep,
 )
 from queries.purchase_search import (
     MAX_KEYS as MAX_KEYS,
@@ -160,6 +167,8 @@ def update_customer(
     folded = None if name is None else fold_name(name)
     values = name, folded, address, change, customer_id
     row = yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)
+    if folded is not None:
+        yield RENAME, (folded, customer_id)
     return Written(Customer(*row), change)
 
 

@@ -27,11 +27,8 @@ from api.schemas import MAX_ID
 
 PAGE_ROWS = 500
 """How many rows of a list without `limit` one unit of work reads."""
-FORMULA_STARTS = "=+@\uff1d\uff0b\uff0d\uff20\t\r\n-"
+FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n")
 """The beginnings of a cell that spreadsheets take for a formula; four full-width."""
-GUARDED = re.compile(f"'*[{FORMULA_STARTS}]")
-"""The beginning of a text before which a cell has one `'` more: with those that begin
-like a guarded one among them, no two texts have the same cell."""
 QUOTED = re.compile(r"""[",;|\t\r\n]|\A['=+@\uff1d\uff0b\uff0d\uff20-]|\A\s|\s\Z""")
 """What a spreadsheet could take for a separator or a formula, or cut off."""
 BOM = b"\xef\xbb\xbf"
@@ -95,16 +92,19 @@ def _csv_cell(value: object) -> str:
     if isinstance(value, msgspec.Struct):
         value = ENCODER.encode(value).decode()
     text = "" if value is None or value is UNSET else str(value)
-    if GUARDED.match(text):
+    if text.startswith(FORMULA_STARTS):
         text = f"'{text}"
     if QUOTED.search(text):  # RFC 4180
         return '"' + text.replace('"', '""') + '"'
     return text
 
 
-def unguard(text: str) -> str:
-    """Return the text of a cell as it was before `_csv_cell` guarded it."""
-    return text[1:] if text.startswith("'") and GUARDED.match(text) else text
+def unguard(cell: str) -> str:
+    """Return the text of a cell without the `'` that guards it.
+
+    One that stood there itself, as in `'=1`, cannot be told from it.
+    """
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA_STARTS) else cell
 
 
 def _csv_rows(row_type: RowType, json: str) -> bytes:

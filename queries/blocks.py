@@ -40,6 +40,12 @@ SET oldest = {{least}}(purchase_blocks.oldest, excluded.oldest),
     newest = {{greatest}}(purchase_blocks.newest, excluded.newest)""")
 
 
+def is_fillable() -> Unit[bool]:
+    """Return whether a block could be filled in."""
+    [(first, last)] = yield SELECT_UNFILLED, ()
+    return first is not None and first // BLOCK_IDS < last // BLOCK_IDS
+
+
 def fill_blocks() -> Unit[bool]:
     """Fill in some blocks that nothing is added to any more; return if more are."""
     yield LOCK_BLOCKS, ()

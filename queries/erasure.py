@@ -10,6 +10,7 @@ from queries.dialects import dialects
 from queries.hidden import DELETE_RANGE, PURGED, hide, select_purchases
 from queries.history import MAX_ID, Author, record
 from queries.idempotency import forget_keys
+from queries.names import FORGET_NAME
 from queries.records import NotFoundError, Written
 from storage.engine import Statement, Unit
 from storage.schema import now
@@ -95,6 +96,7 @@ def hide_for_good(customer_id: int) -> Unit[None]:
     yield FORGET_RANGES, (customer_id,)
     yield from hide(customer_id, PURGED, [(1, MAX_ID)])
     yield BLANK_CUSTOMER, (PURGED, customer_id)
+    yield FORGET_NAME, (customer_id,)
 
 
 def purge_step(customer_id: int = 0) -> Unit[bool]:

@@ -1,4 +1,4 @@
-"""Lists of customers and purchases: a page for each unit of work, as one JSON text.
+"""Lists of purchases: a page for each unit of work, as one JSON text.
 
 The driver gives up the interpreter's lock and waits to have it back at each row; one
 text has one, and goes into the reply as it is. `LIMIT ? + 0`, since SQLite prepares a
@@ -6,62 +6,20 @@ statement anew each time `LIMIT ?` is bound.
 """
 
 from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SHARED, SQLITE, numbered
-from queries.history import CUSTOMER_IDS, MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
+from queries.history import MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
 from queries.records import NotFoundError, Page
 from storage.engine import Row, Statement, Unit
-from storage.schema import fold_name
-
-SELECT_SCAN_END = Statement("""
-SELECT max(id), count(*)
-FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS scan""")
-SELECT_CUSTOMERS = Statement(
-    sqlite=f"""
-SELECT count(*), max(id), json_group_array(json_object(
-    'id', id, 'name', name, 'address', address, 'created_on', created_on)),
-    {TIP}
-FROM (
-    SELECT id, name, address, date_created AS created_on FROM customer
-    WHERE id > ? AND id <= ? AND instr(name_folded, ?) > 0 AND deleted IS NULL
-    ORDER BY id LIMIT ? + 0
-) AS page""",
-    postgres=f"""
-SELECT count(*), max(id), {PG_ROWS}, 0
-FROM (
-    SELECT id, name, address, {PG_TIME.format("date_created")} AS created_on
-    FROM customer
-    WHERE id > ? AND id <= ? AND strpos(name_folded, ?) > 0 AND deleted IS NULL
-    ORDER BY id LIMIT ? + 0
-) AS page""",
-)
 
 SCAN_ROWS = 20_000
 """The most rows that one unit looks at for those that a list shows."""
 
 
-def find_customers(part: str, descending: bool, after: int, limit: int) -> Unit[Page]:
-    """Return a page of the customers whose name contains a part, caseless."""
-    most, wanted = MAX_ID, fold_name(part)
-    recent = yield CUSTOMER_IDS.recent, ()
-    while True:
-        [(end, scanned)] = yield SELECT_SCAN_END, (after, SCAN_ROWS)
-        end = min(end or 0, most)
-        [(size, last, json, tip)] = yield SELECT_CUSTOMERS, (after, end, wanted, limit)
-        if size < limit:
-            last = end if scanned == SCAN_ROWS else last
-        if most < MAX_ID or _is_settled(recent, last):
-            break
-        row, most = yield from wait_for_writers(CUSTOMER_IDS.now)
-        recent = [row]
-    is_whole = size < limit and scanned < SCAN_ROWS
-    return Page(size, json, None if is_whole else last, _tip(recent, tip))
-
-
-def _is_settled(recent: list[Row], last: int | None) -> bool:
+def is_settled(recent: list[Row], last: int | None) -> bool:
     """Return whether a page needs no look at the writers that are under way."""
     return not recent or (last or 0) <= recent[0][2]
 
 
-def _tip(recent: list[Row], tip: int) -> int:
+def tip_of(recent: list[Row], tip: int) -> int:
     """Return the row of the feed after which it goes on from a list."""
     return recent[0][0] if recent else tip
 
@@ -127,12 +85,12 @@ def list_purchases(after: int, limit: int) -> Unit[Page]:
     recent = yield PURCHASE_IDS.recent, ()
     values = after, MAX_ID, SCAN_ROWS, limit
     [(size, json, tip, last, end)] = yield SELECT_PURCHASES, values
-    if not _is_settled(recent, end or last):
+    if not is_settled(recent, end or last):
         row, most = yield from wait_for_writers(PURCHASE_IDS.now)
         recent = [row]
         values = after, most, SCAN_ROWS, limit
         [(size, json, _, last, end)] = yield SELECT_PURCHASES, values
-    return Page(size, json, last if size == limit else end, _tip(recent, tip))
+    return Page(size, json, last if size == limit else end, tip_of(recent, tip))
 
 
 def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:
@@ -143,7 +101,7 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
         values = customer_id, after, most, limit - size
         rows = yield SELECT_CUSTOMER_PURCHASES, values
         [(found, more, tip, last, end)] = rows
-        if most == MAX_ID and not _is_settled(recent, last):
+        if most == MAX_ID and not is_settled(recent, last):
             _, most = yield from wait_for_writers(PURCHASE_IDS.now)
             continue
         if found:
@@ -155,15 +113,4 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
     if not size and not (yield SELECT_CUSTOMER_ID, (customer_id,)):
         raise NotFoundError("customer", customer_id)
     further = last if size == limit else None
-    return Page(size, json, further, _tip(recent, tip))
-
-
-def count_customers(part: str) -> Unit[int]:
-    [(number,)] = yield (
-        Statement(
-            sqlite="SELECT count(*) FROM customer WHERE instr(name_folded, ?) > 0 AND deleted IS NULL",
-            postgres="SELECT count(*) FROM customer WHERE strpos(name_folded, ?) > 0 AND deleted IS NULL",
-        ),
-        (fold_name(part),),
-    )
-    return int(number)
+    return Page(size, json, further, tip_of(recent, tip))

@@ -11,12 +11,7 @@ from typing import NamedTuple
 from queries.blocks import BLOCK_IDS, IN_TIME, TAIL, ranges
 from queries.dialects import dialects
 from queries.history import MAX_ID, PURCHASE_IDS, wait_for_writers
-from queries.lists import (
-    SELECT_CUSTOMER_ID,
-    _is_settled as is_settled,
-    _tip as tip_of,
-    select_purchases,
-)
+from queries.lists import SELECT_CUSTOMER_ID, is_settled, select_purchases, tip_of
 from queries.records import NotFoundError, Page
 from storage.engine import Row, Statement, UnavailableError, Unit
 from storage.schema import fold_name

@@ -190,7 +190,9 @@ class PostgresConnection:
         try:
             statement, parameters = next(unit)
             while True:
-                if isinstance(statement, RecentStatement):
+                if not statement.postgres:
+                    rows = []
+                elif isinstance(statement, RecentStatement):
                     rows = await self._fetch_recent(statement)
                 else:
                     rows = await fetch(statement.postgres, *parameters)

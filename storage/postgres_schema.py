@@ -1,14 +1,17 @@
 """The tables of a PostgreSQL database: created and migrated, one process at a time."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from storage.engine import StartupError, without_password
 from storage.postgres_connection import DURABLE, reason_of
-from storage.postgres_hosts import ERRORS, HostList
+from storage.postgres_hosts import ERRORS, HostList, asyncpg
 from storage.schema import APPLICATION_ID, POSTGRES_MIGRATIONS, fold_name
+
+LOG = logging.getLogger("server")
 
 MIGRATION_SECONDS = 600.0
 LOCK_KEY = APPLICATION_ID
@@ -36,6 +39,10 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_t
 """
 )
 """A migration takes its time, and sees what another process has just done."""
+INDEX = "customer_name_trigrams"
+SELECT_OPERATORS = """
+SELECT quote_ident(nspname) || '.gin_trgm_ops' FROM pg_extension e
+JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'pg_trgm'"""
 FOLDED_ANEW = 3
 """The version from which on names are folded canonically, by `fold_name`."""
 
@@ -44,6 +51,7 @@ async def create_or_migrate(url: str) -> None:
     """Create the tables, or migrate those that are there. StartupError."""
     async with transaction(url) as connection, asyncio.timeout(MIGRATION_SECONDS):
         await migrate(connection)
+        await index_names(connection)
 
 
 @asynccontextmanager
@@ -93,6 +101,25 @@ async def migrate(connection: Any) -> None:
         if 0 < version < FOLDED_ANEW:
             await _fold_names(connection)
         await connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = $1", newest)  # noqa: S608 - a literal
+
+
+async def index_names(connection: Any) -> None:
+    """Make the index of customers' names by their parts, where pg_trgm can be had."""
+    names = {row[0] for row in await connection.fetch(SELECT_RELATIONS)}
+    if INDEX in names:
+        return
+    await connection.execute("SAVEPOINT index")
+    try:
+        if not await connection.fetchval(SELECT_OPERATORS):
+            await connection.execute("CREATE EXTENSION pg_trgm")
+        operators = await connection.fetchval(SELECT_OPERATORS)
+        await connection.execute(
+            f"CREATE INDEX {INDEX} ON customer USING gin (name_folded {operators})"
+        )
+    except asyncpg.PostgresError as exc:
+        await connection.execute("ROLLBACK TO index")
+        reason = str(exc).partition("\n")[0]
+        LOG.warning("no index of names (%s): a search looks at each", reason)
 
 
 async def _fold_names(connection: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from storage import search_index
 from storage.engine import StartupError
 from storage.schema import APPLICATION_ID, LEGACY_MIGRATION, MIGRATIONS
 from storage.sqlite_connection import ERROR_MESSAGES, INTERRUPT, code_of, driver
@@ -38,6 +39,7 @@ def create_or_migrate(path: Path) -> None:
         remove_abandoned(path)
         if os.path.lexists(path):
             _migrate(path, legacy=_identify(path))
+            _prepare_index(path)
         else:
             _create(path)
         _sync_all(path)
@@ -64,6 +66,7 @@ def _create(path: Path) -> None:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("VACUUM")  # keeps it
         _migrate(temporary, legacy=False)
+        _prepare_index(temporary)
         with suppress(FileExistsError):  # another process was quicker
             publish(temporary, path)
 
@@ -127,6 +130,13 @@ def _migrate(path: Path, legacy: bool) -> None:
         connection.execute("COMMIT")
         with suppress(driver.Error):  # somebody reads it; the server tries again
             connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _prepare_index(path: Path) -> None:
+    with closing(driver.connect(path.absolute(), isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        search_index.prepare(connection)
 
 
 def backup(path: Path, destination: Path, replace: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from storage.engine import StartupError
 from storage.schema import APPLICATION_ID, DESCRIBED_COLUMNS, MIGRATIONS
+from storage.search_index import OBJECTS, is_of_index
 from storage.sqlite_connection import driver
 from storage.sqlite_migration import run_scripts
 
@@ -104,14 +105,19 @@ def check_schema(path: Path, connection: Any) -> None:
     version = read_identity(connection)[1]
     made, newest = _made_objects(version), _made_objects(len(MIGRATIONS))
     names = {name.lower() for _, name, _ in made | newest}
-    found = _read_objects(connection)
+    objects = _read_objects(connection)
+    found = [one for one in objects if not is_of_index(one[1])]
+    index = {_plain(one) for one in objects if is_of_index(one[1])}
+    if index and index != {*map(_plain, OBJECTS)}:
+        raise StartupError(f"{path}: the index of names is not as this server makes it")
+    made |= OBJECTS if index else frozenset()
     strange = [
         *(one for one in found if not _is_harmless(connection, one, made, names)),
         *(("index", name, "") for name in _strange_indexes(connection, made)),
     ]
     for kind, name, _ in strange:
         raise StartupError(f"{path}: {kind} {name!r} is not as this server makes it")
-    for kind, name, _ in sorted(made - set(map(_plain, found))):
+    for kind, name, _ in sorted(made - OBJECTS - set(map(_plain, found))):
         raise StartupError(f"{path}: {kind} {name!r} is missing")
 
 

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import msgspec
-
 from api.import_file import ImportReader
 
 NOW = "2026-01-01 00:00:00.000000+00:00"
@@ -44,7 +42,8 @@ def pairs_of(reader: ImportReader) -> list[list[str]]:
 def faults_of(reader: ImportReader) -> list[tuple[int, str, str]]:
     """Return all faults of a file that has at most 100."""
     assert reader.fault_count == len(reader.faults)
-    return [msgspec.structs.astuple(fault) for fault in reader.faults]
+    faults: list[Any] = reader.faults
+    return [(fault.line, fault.pointer, fault.detail) for fault in faults]
 
 
 def faults_with(header: str, row: str) -> list[tuple[str, str]]:

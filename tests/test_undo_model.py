@@ -72,7 +72,7 @@ class Model:
         self.erased: set[int] = set()
         self.contents: dict[tuple[Key, int], tuple[Any, ...]] = {}
         self.first = {
-            "customer": self.last_id(db.find_customers, ""),
+            "customer": self.last_id(db.find_customers, "", False),
             "purchase": self.last_id(db.list_purchases),
         }
 
@@ -312,7 +312,7 @@ class Model:
         listed = self.pages(db.list_purchases, after=self.first["purchase"])
         bought = {row["purchase_id"]: row for row in listed}
         assert [*bought] == sorted(self.there("purchase"))
-        people = self.pages(db.find_customers, "", after=self.first["customer"])
+        people = self.pages(db.find_customers, "", False, after=self.first["customer"])
         assert [row["id"] for row in people] == sorted(self.there("customer"))
         for noun, number in self.rows:
             row = self.rows[noun, number]

@@ -198,7 +198,7 @@ async def test_few_connections(
     async with opened(role.url) as engine:
         await asyncio.gather(*(add(engine) for _ in range(30)))
         for _ in range(10):
-            found = (engine.scan(db.find_customers, "x", 0, 5) for _ in range(2))
+            found = (engine.scan(db.find_customers, "x", False, 0, 5) for _ in range(2))
             reads = (engine.read(db.read_customer, 1) for _ in range(4))
             await asyncio.gather(*found, *reads, *(add(engine) for _ in range(20)))
         await engine.check()
@@ -255,7 +255,7 @@ async def test_primary_that_takes_no_writes(postgresql_cluster: Any) -> None:
             with pytest.raises(db.UnavailableError):
                 await add(engine)
             assert (await engine.read(db.read_customer, 1)).id == 1
-            await engine.scan(db.find_customers, "x", 0, 5)
+            await engine.scan(db.find_customers, "x", False, 0, 5)
         with pytest.raises(db.UnavailableError):
             await engine.check()
         postgresql_cluster.sql(f'ALTER ROLE "{role.name}" RESET {read_only}')
@@ -286,7 +286,7 @@ async def test_names_are_folded_anew(
             ("lain", 300),
             ("ω", 300),
         ):
-            page = await engine.scan(db.find_customers, part, 0, 1000)
+            page = await engine.scan(db.find_customers, part, False, 0, 1000)
             assert page.size == number, part
 
 

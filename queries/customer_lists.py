@@ -15,8 +15,9 @@ from queries.records import Page
 from storage.engine import Row, Statement, Unit
 from storage.schema import fold_name
 
-WINDOW_ROWS = 2000
-"""The rows that PostgreSQL looks at before it asks its index."""
+WINDOW_ROWS, CANDIDATE_ROWS = 2000, 1000
+"""The rows that PostgreSQL looks at before it asks its index, and those of the index of
+SQLite that one unit looks at."""
 TRIGRAM = 3
 """The shortest text that an index finds."""
 
@@ -169,10 +170,10 @@ def _look_in_index(
 ) -> Look:
     """Look at the next rows that the index finds; a name may have other trigrams."""
     match, select = trigrams_of(wanted), _select_window(True, descending)
-    window = yield select, (match, low, high, SCAN_ROWS)
+    window = yield select, (match, low, high, CANDIDATE_ROWS)
     [(first, last, _)] = window
     values = wanted, match, (first or 1) - 1, last or 0
-    fetch = _fetch("index", descending, low, window, SCAN_ROWS, limit, values)
+    fetch = _fetch("index", descending, low, window, CANDIDATE_ROWS, limit, values)
     return (yield from fetch)
 
 

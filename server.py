@@ -14,22 +14,23 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from tqdm import tqdm
 
 import db
 import handlers
-from api import docs_page, openapi
+from api import docs_page, imports, openapi
 from api.auth import Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
 from api.database import DATABASE, HISTORY_DAYS
 from api.event_stream import BROADCAST, Broadcast
-from api.imports import IMPORTS, Imports
 from api.middleware import CORS, METRICS, Frame, expects, instrument
+from api.responses import ProblemError
 from api.routing import ROUTE_TABLE, RouteTable
 from api.shares import SHARES, Shares
 from api.targets import HostCheck
@@ -92,7 +93,7 @@ def init_app(
     frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
     app[BROADCAST] = broadcast = Broadcast()
-    app[IMPORTS] = Imports()
+    app[imports.IMPORTS] = imports.Imports()
     app[HISTORY_DAYS] = settings.history_days
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
@@ -252,7 +253,7 @@ def main() -> None:
     parser = make_parser(handlers.VERSION)
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
-    replace = arguments.pop("replace")
+    replace, dry_run = arguments.pop("replace"), arguments.pop("dry_run")
     if command:  # only a server has something to do on SIGHUP
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     settings = Settings(**arguments)
@@ -273,17 +274,68 @@ def main() -> None:
                 from storage import transfer
 
                 asyncio.run(transfer.copy(source, destination))
+            case ["import", file]:
+                content, is_csv = read_file(file)
+                try_make_db(settings.database_url)
+                importing = import_file(settings, content, is_csv, dry_run)
+                sys.stdout.write(asyncio.run(importing))
             case [name, *_] if name in COMMANDS:
                 parser.error(f"usage: {COMMANDS[name]}")
             case _:
                 known = "; ".join(COMMANDS.values())
                 parser.error(f"not a command: {' '.join(command)} ({known})")
+    except ProblemError as exc:  # of the file of an import
+        parser.exit(1, f"{parser.prog}: {imports.explain(exc)}\n")
     except ValueError as exc:
         parser.error(str(exc))
     except KeyboardInterrupt:
         parser.exit(1, f"{parser.prog}: interrupted\n")
-    except (db.StartupError, OSError) as exc:
+    except (db.StartupError, db.UnavailableError, db.DiskFullError, OSError) as exc:
         parser.exit(1, f"{parser.prog}: {exc}\n")
+
+
+def read_file(name: str) -> tuple[bytes, bool]:
+    """Return a file to import, and whether it is CSV. StartupError, ValueError."""
+    if not name.lower().endswith((".csv", ".jsonl")):
+        raise ValueError(f"{name}: import takes files that end in .csv or .jsonl")
+    with sqlite_file.startup_errors(name):
+        return Path(name).read_bytes(), name.lower().endswith(".csv")
+
+
+async def import_file(
+    settings: Settings, content: bytes, is_csv: bool, dry_run: bool
+) -> str:
+    """Import a file, also into a database that is being served; say what that did.
+
+    Into the database and not through a server: so it needs neither a token nor a
+    server, and takes files of any size. ProblemError with the faults, UnavailableError.
+    """
+    engine = await db.connect(settings.database_url)
+    by = db.Author("", db.now(), settings.history_days > 0)
+    bar = partial(tqdm, unit=" rows", disable=None, leave=False)
+    try:
+        with bar(desc="read") as progress:
+            reader = await imports.check_file(
+                content, suffix == ".csv", progress.update
+            )
+        if dry_run:
+            rows = await imports.look(engine, engine.report, reader)
+            new = rows.customers.size
+            return f"it would add {new} customers and {len(rows.owners)} purchases\n"
+        with bar(desc="write", total=len(reader.rows.customers)) as progress:
+            written = await imports.write_rows(
+                engine,
+                engine.report,
+                imports.Imports(),
+                reader,
+                lambda rows: engine.write_alone(db.import_rows, rows, by),
+                progress.update,
+            )
+    finally:
+        await engine.close()
+    change, new, bought = written.result
+    by_change = f", by change {change}" if change else ""
+    return f"added {new} customers and {bought} purchases{by_change}\n"
 
 
 def _check_workers(url: str) -> None:

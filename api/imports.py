@@ -187,6 +187,15 @@ def invalid_file(faults: list[FieldError], number: int) -> ProblemError:
     return ProblemError(422, detail, faults)
 
 
+def explain(problem: ProblemError) -> str:
+    """Return a problem of a file with its faults, a line each."""
+    faults = (
+        f"line {fault.line}: {fault.pointer.removeprefix('/')}: {fault.detail}"
+        for fault in problem.errors
+    )
+    return "\n".join((problem.detail, *(line.replace(" : ", " ") for line in faults)))
+
+
 async def write_rows(
     engine: db.Engine,
     report: Report,

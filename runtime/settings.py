@@ -178,6 +178,7 @@ COMMANDS = {
     "backup": "backup DEST [--replace]",
     "token": "token NAME [--read]",
     "copy": "copy SOURCE_URL DEST_URL",
+    "import": "import FILE [--dry-run]",
 }
 """The commands beside serving, and how each is used."""
 
@@ -207,6 +208,9 @@ def make_parser(version: str) -> Parser:
     parser.add_argument("--read", action="store_true", help="token: it may only read")
     parser.add_argument(
         "--replace", action="store_true", help="backup: over an older copy"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="import: only say what it would do"
     )
     for name, default, setting in table():
         is_switch = setting.read is _switch

@@ -261,29 +261,7 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     try:
-        match command:
-            case []:
-                run(settings, parser)
-            case ["backup", destination]:
-                path = sqlite_path(settings.database_url)
-                sqlite_file.backup(path, Path(destination), replace)
-            case ["token", name]:
-                token, line = new_token(name, "read" if read else "write")
-                sys.stdout.write(f"{token}\n{line}\n")
-            case ["copy", source, destination]:
-                from storage import transfer
-
-                asyncio.run(transfer.copy(source, destination))
-            case ["import", file]:
-                content, is_csv = read_file(file)
-                try_make_db(settings.database_url)
-                importing = import_file(settings, content, is_csv, dry_run)
-                sys.stdout.write(asyncio.run(importing))
-            case [name, *_] if name in COMMANDS:
-                parser.error(f"usage: {COMMANDS[name]}")
-            case _:
-                known = "; ".join(COMMANDS.values())
-                parser.error(f"not a command: {' '.join(command)} ({known})")
+        run_command(command, parser, settings, read, replace, dry_run)
     except ProblemError as exc:  # of the file of an import
         parser.exit(1, f"{parser.prog}: {imports.explain(exc)}\n")
     except ValueError as exc:
@@ -292,6 +270,40 @@ def main() -> None:
         parser.exit(1, f"{parser.prog}: interrupted\n")
     except (db.StartupError, db.UnavailableError, db.DiskFullError, OSError) as exc:
         parser.exit(1, f"{parser.prog}: {exc}\n")
+
+
+def run_command(
+    command: list[str],
+    parser: Parser,
+    settings: Settings,
+    read: bool,
+    replace: bool,
+    dry_run: bool,
+) -> None:
+    """Serve, or run one of COMMANDS. StartupError, ValueError, errors of an import."""
+    match command:
+        case []:
+            run(settings, parser)
+        case ["backup", destination]:
+            path = sqlite_path(settings.database_url)
+            sqlite_file.backup(path, Path(destination), replace)
+        case ["token", name]:
+            token, line = new_token(name, "read" if read else "write")
+            sys.stdout.write(f"{token}\n{line}\n")
+        case ["copy", source, destination]:
+            from storage import transfer
+
+            asyncio.run(transfer.copy(source, destination))
+        case ["import", file]:
+            content, is_csv = read_file(file)
+            try_make_db(settings.database_url)
+            importing = import_file(settings, content, is_csv, dry_run)
+            sys.stdout.write(asyncio.run(importing))
+        case [name, *_] if name in COMMANDS:
+            parser.error(f"usage: {COMMANDS[name]}")
+        case _:
+            known = "; ".join(COMMANDS.values())
+            parser.error(f"not a command: {' '.join(command)} ({known})")
 
 
 def read_file(name: str) -> tuple[bytes, bool]:
@@ -315,9 +327,7 @@ async def import_file(
     bar = partial(tqdm, unit=" rows", disable=None, leave=False)
     try:
         with bar(desc="read") as progress:
-            reader = await imports.check_file(
-                content, suffix == ".csv", progress.update
-            )
+            reader = await imports.check_file(content, is_csv, progress.update)
         if dry_run:
             rows = await imports.look(engine, engine.report, reader)
             new = rows.customers.size

@@ -27,8 +27,11 @@ from api.schemas import MAX_ID
 
 PAGE_ROWS = 500
 """How many rows of a list without `limit` one unit of work reads."""
-FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n")
+FORMULA_STARTS = "=+@\uff1d\uff0b\uff0d\uff20\t\r\n-"
 """The beginnings of a cell that spreadsheets take for a formula; four full-width."""
+GUARDED = re.compile(f"'*[{FORMULA_STARTS}]")
+"""The beginning of a text whose cell has one `'` more. Those that begin like a guarded
+one are among them, so no two texts have the same cell."""
 QUOTED = re.compile(r"""[",;|\t\r\n]|\A['=+@\uff1d\uff0b\uff0d\uff20-]|\A\s|\s\Z""")
 """What a spreadsheet could take for a separator or a formula, or cut off."""
 BOM = b"\xef\xbb\xbf"
@@ -92,7 +95,7 @@ def _csv_cell(value: object) -> str:
     if isinstance(value, msgspec.Struct):
         value = ENCODER.encode(value).decode()
     text = "" if value is None or value is UNSET else str(value)
-    if text.startswith(FORMULA_STARTS):
+    if GUARDED.match(text):
         text = f"'{text}"
     if QUOTED.search(text):  # RFC 4180
         return '"' + text.replace('"', '""') + '"'
@@ -100,11 +103,8 @@ def _csv_cell(value: object) -> str:
 
 
 def unguard(cell: str) -> str:
-    """Return the text of a cell without the `'` that guards it.
-
-    One that stood there itself, as in `'=1`, cannot be told from it.
-    """
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA_STARTS) else cell
+    """Return the text of a cell as it was before `_csv_cell` guarded it."""
+    return cell[1:] if cell.startswith("'") and GUARDED.match(cell) else cell
 
 
 def _csv_rows(row_type: RowType, json: str) -> bytes:

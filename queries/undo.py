@@ -80,7 +80,7 @@ WHERE h.action IN ('customer.created', 'customer.updated', 'customer.restored')
 ORDER BY h.id LIMIT {MAX_CONFLICTS + 1}""")
 ABSENT_CUSTOMERS = dialects(f"""{CHANGE}
 SELECT DISTINCT c.id FROM h JOIN customer c ON c.id = h.customer_id
-WHERE h.purchase_id IS NOT NULL AND c.deleted IS NOT NULL
+WHERE h.action IN ('purchase.deleted', 'purchase.updated') AND c.deleted IS NOT NULL
 ORDER BY c.id LIMIT {MAX_CONFLICTS + 1}""")
 LEFT_PURCHASES = dialects(f"""{CHANGE}
 SELECT p.id FROM h JOIN purchases p ON p.customer_id = h.customer_id

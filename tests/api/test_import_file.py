@@ -12,7 +12,7 @@ from hypothesis import example, given, strategies as st
 
 from api.import_columns import CACHED, csv_values
 from api.import_file import ImportReader
-from api.listing import FORMATS, unguard
+from api.listing import FORMATS
 from api.replies import CUSTOMER_ROWS, PURCHASE_ROWS
 from api.responses import FieldError, ProblemError
 from tests.import_support import (
@@ -164,7 +164,6 @@ nasty = st.text(
     ),
     max_size=12,
 )
-nasty = nasty.filter(lambda text: unguard(text) == text)
 names = nasty.filter(lambda text: bool(text.strip()))
 times = st.sampled_from([TIME, MIDNIGHT])
 ids = st.integers(1, 2**63 - 1)
@@ -185,7 +184,7 @@ def exported(rows: list[dict[str, Any]], row_type: Any) -> list[ImportReader]:
         st.tuples(ids, names, nasty, times), min_size=1, unique_by=lambda row: row[0]
     )
 )
-@example([(1, "''=x", "'", TIME), (2, "=x", "'x", TIME)])
+@example([(1, "'=x", "''=x", TIME), (2, "=x", "'x", TIME)])
 def test_exported_customers(rows: list[tuple[int, str, str, str]]) -> None:
     """What a list writes is read as it was, but for what its times leave out."""
     columns = ("id", "name", "address", "created_on")

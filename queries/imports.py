@@ -55,15 +55,16 @@ class ImportRows(NamedTuple):
 # Before the write
 
 FIND_PAIRS = Statement(
+    # One text for both: SQLite indexes one of two, perhaps that which all share.
     sqlite="""
 WITH pairs AS MATERIALIZED (
-    SELECT key, json_extract(value, '$[0]') AS name,
-        coalesce(json_extract(value, '$[1]'), '') AS address
+    SELECT key, json_extract(value, '$[0]') || char(0)
+        || coalesce(json_extract(value, '$[1]'), '') AS pair
     FROM json_each(?)
 )
 SELECT json_group_array(json_array(key, id)) FROM (
     SELECT pairs.key, min(c.id) AS id FROM customer c CROSS JOIN pairs
-    ON pairs.name = c.name AND pairs.address = coalesce(c.address, '')
+    ON pairs.pair = c.name || char(0) || coalesce(c.address, '')
     WHERE c.deleted IS NULL GROUP BY pairs.key
 ) AS found""",
     postgres="""
@@ -196,10 +197,11 @@ WHERE h.id > ? AND h.action LIKE 'customer.%' AND h.action <> 'customer.created'
     AND h.customer_id IN ({ids})""")
 ADD_CUSTOMERS = Statement(
     sqlite="""
+WITH ids AS MATERIALIZED (SELECT key, value FROM json_each(?2))
 INSERT INTO customer (id, name, name_folded, address, date_created)
 SELECT i.value, json_extract(r.value, '$[0]'), json_extract(r.value, '$[1]'),
     json_extract(r.value, '$[2]'), coalesce(json_extract(r.value, '$[3]'), ?3)
-FROM json_each(?1) AS r CROSS JOIN json_each(?2) AS i ON i.key = r.key""",
+FROM json_each(?1) AS r CROSS JOIN ids AS i ON i.key = r.key""",
     postgres="""
 INSERT INTO customer (id, name, name_folded, address, date_created)
 OVERRIDING SYSTEM VALUE

@@ -85,7 +85,7 @@ ORDER BY c.id LIMIT {MAX_CONFLICTS + 1}""")
 LEFT_PURCHASES = dialects(f"""{CHANGE}
 SELECT p.id FROM h JOIN purchases p ON p.customer_id = h.customer_id
 WHERE h.action IN ('customer.created', 'customer.restored') AND {{visible}}
-ORDER BY p.id LIMIT {MAX_CONFLICTS + 1}""")
+ORDER BY p.id + 0 LIMIT {MAX_CONFLICTS + 1}""")  # + 0: not through all purchases
 
 RECORD = """
 INSERT INTO history

@@ -295,7 +295,7 @@ def run_command(
 
             asyncio.run(transfer.copy(source, destination))
         case ["import", file]:
-            content, is_csv = read_file(file)
+            content, is_csv = imports.read_named(file)
             try_make_db(settings.database_url)
             importing = import_file(settings, content, is_csv, dry_run)
             sys.stdout.write(asyncio.run(importing))
@@ -304,14 +304,6 @@ def run_command(
         case _:
             known = "; ".join(COMMANDS.values())
             parser.error(f"not a command: {' '.join(command)} ({known})")
-
-
-def read_file(name: str) -> tuple[bytes, bool]:
-    """Return a file to import, and whether it is CSV. StartupError, ValueError."""
-    if not name.lower().endswith((".csv", ".jsonl")):
-        raise ValueError(f"{name}: import takes files that end in .csv or .jsonl")
-    with sqlite_file.startup_errors(name):
-        return Path(name).read_bytes(), name.lower().endswith(".csv")
 
 
 async def import_file(

@@ -27,6 +27,11 @@ from api.responses import ENCODER, MAX_ERRORS, FieldError, ProblemError
 from api.schemas import Body
 
 CHUNK_ROWS = 2000
+MAX_ROWS = 250_000
+"""The most rows of a file, with the faults: others wait while all are written."""
+
+
+TOO_MANY = f"A file has at most {MAX_ROWS} rows: split it."
 
 
 class ImportedRows:
@@ -123,6 +128,11 @@ class ImportReader:
         """Read for some time; return whether there may be more. ProblemError 400."""
         end = perf_counter() + seconds
         for _ in self._reading:
+            if len(self.rows.lines) + self.fault_count > MAX_ROWS:
+                self.add_fault(
+                    self.rows.lines[-1] if self.rows.lines else 1, "", TOO_MANY
+                )
+                break
             if perf_counter() >= end:
                 return True
         self.rows.finish()

@@ -5,13 +5,14 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 import db
 from api.conditional import idempotency_key, untagged_check, untagged_problem
-from api.import_file import ImportReader
+from api.import_file import MAX_ROWS, ImportReader
 from api.repeatable import respond, write_once
 from api.replies import imported, imported_response
 from api.request_body import UTF_8_CHARSETS, read_content, switch
@@ -79,6 +80,16 @@ def is_csv(request: web.Request) -> bool:
             return False
     known = " or ".join((*CSV_TYPES, JSONL_TYPES[0]))
     raise ProblemError(415, f"Content-Type must be {known}, in UTF-8.")
+
+
+def read_named(name: str) -> tuple[bytes, bool]:
+    """Return a file by its name, and whether it is CSV. StartupError."""
+    if not name.lower().endswith((".csv", ".jsonl")):
+        raise db.StartupError(f"{name}: import takes files named .csv or .jsonl")
+    try:
+        return Path(name).read_bytes(), name.lower().endswith(".csv")
+    except OSError as exc:
+        raise db.StartupError(f"{name}: {exc.strerror}") from exc
 
 
 async def check_file(
@@ -183,7 +194,10 @@ async def _new_customers(
 
 def invalid_file(faults: list[FieldError], number: int) -> ProblemError:
     """Return a 422 that names the first faults of a file, and how many there are."""
-    detail = f"The file is not valid, see errors: {count_of_faults(number)}."
+    found = count_of_faults(number)
+    if number > MAX_ROWS:  # nobody has looked for the others
+        found = f"more than {found}"
+    detail = f"The file is not valid, see errors: {found}."
     return ProblemError(422, detail, faults)
 
 

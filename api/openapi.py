@@ -22,6 +22,8 @@ from api.schemas import (
     Id,
     NamePart,
     PurchaseState,
+    SummaryKey,
+    TimeOrDate,
     VersionedReply,
 )
 
@@ -78,6 +80,11 @@ PARAMETERS: Object = {
         "caller": (NamePart, "Only what this caller wrote: the name of a token."),
         "action": (Action, "Only what did this."),
         "order": (Literal["asc", "desc"], "The newest first, with `desc`."),
+        "purchased_from": (TimeOrDate, "Only purchases from this time on."),
+        "purchased_before": (TimeOrDate, "Only purchases from before this time."),
+        "purchase_name": (NamePart, "A part of the name of what was bought."),
+        "by": (SummaryKey, "What the purchases of a sum have in common."),
+        "dry_run": (bool, "Only say what the import would do."),
     },
     "header": {
         "Idempotency-Key": (
@@ -86,6 +93,7 @@ PARAMETERS: Object = {
         ),
         "If-Match": (str, "Change the row only while its entity tag is one of these."),
         "If-None-Match": (str, "Answer 304 while the entity tag is one of these."),
+        "Prefer": (str, "With `count=exact`, `Total-Count` is the number of all rows."),
     },
 }
 
@@ -161,6 +169,12 @@ def _is_download(route: Route) -> bool:
     return "format" in _parameters_of(route.path)
 
 
+def _has_count(route: Route) -> bool:
+    """Return whether a reply is a list whose rows can be counted."""
+    is_list = _is_list(route) or _is_download(route)
+    return is_list and "after" in route.query and not _is_of_history(route)
+
+
 def _has_row(route: Route) -> bool:
     """Return whether a reply is one row."""
     return route.reply in VersionedReply.__subclasses__()
@@ -178,6 +192,9 @@ def _response(text: str, headers: list[str]) -> Object:
 
 
 def _request_body(route: Route) -> Object:
+    if route.file_types:
+        files = {kind: {"schema": {"type": "string"}} for kind in route.file_types}
+        return {"requestBody": {"required": True, "content": files}}
     content: Object = {"schema": _schema(route.body)}
     if route.second_body is not None:
         second = route.second_body.body
@@ -274,9 +291,13 @@ class _Description:
     def operation(self, route: Route) -> Object:
         name = route.name
         tags = ["history"] if _is_of_history(route) else []
+        tags += ["import"] if route.file_types else []
         tags += [f"{row}s" for row in ("purchase", "customer") if row in name]
         summary = (inspect.getdoc(route.handler) or "").partition("\n\n")[0]
         responses = {str(route.status): self.success(route)}
+        if "dry_run" in route.query:
+            done = _response("OK: what it would do, or nothing to do.", [])
+            responses["200"] = done | {"content": _content(route)}
         if _has_tag(route) and route.method == "GET":
             responses["304"] = _response("Not modified.", ["ETag"])
         for statuses, applies in CAUSES.items():
@@ -290,13 +311,14 @@ class _Description:
             "parameters": self.parameters(route),
             "responses": dict(sorted(responses.items())),
         }
-        return operation if route.body is None else operation | _request_body(route)
+        has_body = route.body is not None or route.file_types
+        return operation | _request_body(route) if has_body else operation
 
     def texts(self, route: Route) -> list[str]:
         """Return the paragraphs that describe an operation."""
         kinds = {
             route.name: True,
-            "of a list": _is_list(route) and not _is_of_history(route),
+            "of a list": _is_list(route) and _has_count(route),
             "of the history": _is_list(route) and _is_of_history(route),
             "of a download": _is_download(route),
             "of an addition": route.method == "POST",
@@ -314,6 +336,8 @@ class _Description:
         if route.method in CHANGING:
             # A list has no tag that could be sent.
             return ["If-Match"] if _has_row(route) or route.path in self.rows else []
+        if _has_count(route):
+            return ["Prefer"]
         return ["If-None-Match"] if _has_tag(route) else []
 
     def is_elsewhere(self, route: Route) -> bool:
@@ -347,8 +371,9 @@ class _Description:
         headers += ["Content-Location"] if self.is_elsewhere(route) else []
         headers += ["Location", "Idempotency-Replayed"] if route.status == 201 else []
         headers += ["Change"] if route.access == "write" else []
-        if _is_list(route) or _is_download(route):
-            headers += ["Link"] + ["Feed-Cursor"] * (not _is_of_history(route))
+        headers += ["Link"] if {"limit", "after"} <= route.query else []
+        if _has_count(route):
+            headers += ["Feed-Cursor", "Preference-Applied", "Total-Count"]
         headers += ["Content-Disposition"] if _is_download(route) else []
         headers += ["Deprecation", "Link"] if route.second_body is not None else []
         response = _response(f"{PHRASES[route.status]}.", headers)

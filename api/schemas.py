@@ -25,6 +25,7 @@ Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Cursor = Annotated[str, Meta(pattern="^[0-9]{1,19}$")]
 Change = Annotated[str, Meta(pattern="^[1-9][0-9]{0,18}$")]
 PastTime = Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | UnsetType
+TimeOrDate = Annotated[str, Meta(max_length=100)]
 PurchaseIds = Annotated[list[Id], Meta(max_length=MAX_IDS)] | UnsetType
 
 

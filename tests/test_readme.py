@@ -24,18 +24,27 @@ class Curl(argparse.ArgumentParser):
         self.add_argument("-i", action="store_true")
         self.add_argument("-X", default=None)
         self.add_argument("-H", action="append", default=[])
-        self.add_argument("-d", default=None)
+        self.add_argument("-d", "--data-binary", dest="d", default=None)
         self.add_argument("url")
 
 
 def readme_examples() -> list[tuple[str, str]]:
-    """Return the curl lines of the README, each with the reply that it shows."""
+    """Return the curl lines of the README, each with the reply that it shows.
+
+    In place of the name of a file stands what the README shows of it.
+    """
     text = (PROJECT / "README.md").read_text("utf-8")
-    examples = []
+    examples, file = [], ""
     for block in re.findall(r"(?ms)^```console\n(.*?)^```", text):
         for part in re.split(r"(?m)^\$ ", block.replace("\\\n", ""))[1:]:
             command, _, reply = part.partition("\n")
-            if command.startswith("curl "):
+            if command.startswith("cat "):
+                file = reply
+            elif command.startswith("sed "):
+                _, wrong, right, _ = command.split("'")[1].split("|")
+                file = file.replace(wrong, right)
+            elif command.startswith("curl "):
+                command = command.replace("@old.csv", shlex.quote(file))
                 examples.append((command, reply))
     return examples
 

@@ -12,7 +12,7 @@ from yarl import URL
 
 import handlers
 from api import openapi
-from tests.support import JOHN, PHONE, ApiClient, one_engine
+from tests.support import CSV, JOHN, JSON, PHONE, ApiClient, one_engine
 
 
 @one_engine
@@ -163,7 +163,7 @@ async def test_deletions_are_told_apart(api: ApiClient) -> None:
         ({"delete_all": False, "purchase_ids": [1]}, "Deletion"),
         ({"purchase_ids": []}, "Deletion"),
         ({"delete_all": True, "purchase_ids": [1]}, "DeletionOfAll"),
-        (PHONE, "NewPurchase"),
+        (PHONE, "PurchaseValues"),
     ):
         fitting = [
             choice
@@ -177,6 +177,7 @@ def headers_of(operation: Operation, status: int) -> set[str]:
     return set(operation["responses"][str(status)]["headers"])
 
 
+FILE = b"customer_id,purchase_name,quantity\n1,Iphone 12,4\n"
 WRITES: list[tuple[str, str, object, int]] = [
     ("create_customer", "POST /api/v1/customer", JOHN, 201),
     ("add_purchase", "POST /api/v1/purchase/1", PHONE, 201),
@@ -185,6 +186,7 @@ WRITES: list[tuple[str, str, object, int]] = [
     ("replace_purchase", "PUT /api/v1/purchase/1", PHONE, 200),
     ("delete_purchases", "DELETE /api/v1/purchase/1", {"delete_all": True}, 200),
     ("undo_change", "POST /api/v1/changes/6/undo", None, 201),
+    ("import_file", "POST /api/v1/imports", FILE, 201),
     ("erase_customer", "DELETE /api/v1/customer/1?purge=true", None, 200),
 ]
 
@@ -195,7 +197,9 @@ async def test_changes_are_described(
 ) -> None:
     """Every write has the number of its change, and links to it."""
     for number, (name, target, body, status) in enumerate(WRITES, start=1):
-        reply = await api(target, body, status)
+        kind = CSV if body is FILE else JSON
+        headers = {"Content_Type": kind} if body else {}
+        reply = await api(target, body, status, **headers)
         assert reply.headers["Change"] == str(number), name
         described = operations[name]["responses"][str(status)]
         assert headers_of(operations[name], status) >= {"Change", "X-Request-Id"}

@@ -14,7 +14,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from queries.blocks import fill_blocks as fill_blocks
+from queries import names
+from queries.blocks import fill_blocks as fill_blocks, is_fillable as is_fillable
 from queries.customer_lists import (
     count_customers as count_customers,
     find_customers as find_customers,
@@ -55,9 +56,9 @@ from queries.lists import (
     list_purchases as list_purchases,
 )
 from queries.names import (
-    RENAME,
+    INDEX_ROWS as INDEX_ROWS,
+    count_unindexed as count_unindexed,
     index_names as index_names,
-    needs_upkeep as needs_upkeep,
 )
 from queries.purchase_search import (
     MAX_KEYS as MAX_KEYS,
@@ -168,7 +169,7 @@ def update_customer(
     values = name, folded, address, change, customer_id
     row = yield from _fetch_one("customer", UPDATE_CUSTOMER, *values)
     if folded is not None:
-        yield RENAME, (folded, customer_id)
+        yield from names.rename(customer_id, folded)
     return Written(Customer(*row), change)
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import db
 import handlers
-from api import docs_page, imports, openapi
+from api import docs_page, imports, openapi, upkeep
 from api.auth import Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
@@ -51,9 +51,6 @@ LOG = logging.getLogger("server")
 
 STOP_SECONDS = 3.0
 """How long a stop waits: for bodies, for handlers, and for those that it cancels."""
-FORGET_SECONDS, UPKEEP_SECONDS, PAUSE_SECONDS = 60.0, 0.5, 0.01
-"""How often old rows are removed, indexes are looked after, and how long after each
-unit of that."""
 CLEANUP_SECONDS = 9.0
 """How long all of a stop may take before it is forced."""
 
@@ -103,8 +100,8 @@ def init_app(
         engine = await db.connect(settings.database_url)
         metrics.engine = app[DATABASE] = engine
         background = [
-            asyncio.create_task(_forget(engine, settings.history_days)),
-            asyncio.create_task(_look_after(engine)),
+            asyncio.create_task(upkeep.forget(engine, settings.history_days)),
+            asyncio.create_task(upkeep.fill_indexes(engine)),
         ]
         metrics.start()
         try:
@@ -123,39 +120,6 @@ def init_app(
     app.on_response_prepare.append(finish_head)
     app.on_shutdown.append(broadcast.close)
     return app
-
-
-async def _forget(engine: db.Engine, history_days: int) -> None:
-    """Remove what is kept no longer, little by little, off the path of requests."""
-    while True:
-        oldest = db.now(max(history_days, 1) * 24 * 3600)
-        await _repeat(engine, "what is old is kept", db.forget_some, oldest)
-        await asyncio.sleep(FORGET_SECONDS)
-
-
-async def _look_after(engine: db.Engine) -> None:
-    """Keep the indexes near to what they index, off the path of requests."""
-    while True:
-        await asyncio.sleep(UPKEEP_SECONDS)
-        with suppress(db.UnavailableError):
-            if await engine.read(db.needs_upkeep):
-                for query in (db.index_names, db.fill_blocks):
-                    await _repeat(engine, "searches become slow", query)
-
-
-async def _repeat(
-    engine: db.Engine, fault: str, query: Callable[..., db.Unit[bool]], *args: str
-) -> None:
-    """Write with a query until it has nothing to do any more."""
-    try:
-        more = True
-        while more:
-            more = await engine.write(query, *args)
-            await asyncio.sleep(PAUSE_SECONDS)
-    except (db.UnavailableError, db.DiskFullError):
-        pass  # every request says so already
-    except Exception:
-        LOG.exception(fault)
 
 
 async def serve(

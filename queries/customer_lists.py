@@ -1,240 +1,281 @@
-"""Lists of customers, perhaps of those whose name contains a text, and their number.
+"""Lists of customers, by a part of the name: a page for each unit of work.
 
-SQLite has an index for the names up to an id, and looks through those above it.
-PostgreSQL looks at some rows, and asks its index where none of them is right: an index
-of that kind returns all that match, or none, and not the next few by their ids.
+On SQLite the names up to some id are looked up in an index, and those above it are
+looked at in windows of ids; so are all where the text is too short for the index. On
+PostgreSQL a page is a window too, and only one that holds nothing asks the index, where
+there is one: so a rare text costs one lookup, and a frequent one no more than a window.
 """
 
-from functools import cache
+from typing import NamedTuple
 
+from queries import names
 from queries.dialects import PG_ROWS, PG_TIME
 from queries.history import CUSTOMER_IDS, MAX_ID, TIP, wait_for_writers
-from queries.lists import SCAN_ROWS, is_settled, tip_of
-from queries.names import SELECT_INDEXED, trigrams_of
 from queries.records import Page
+from storage import search_index
 from storage.engine import Row, Statement, Unit
 from storage.schema import fold_name
 
-WINDOW_ROWS, CANDIDATE_ROWS = 2000, 1000
-"""The rows that PostgreSQL looks at before it asks its index, and those of the index of
-SQLite that one unit looks at."""
-TRIGRAM = 3
-"""The shortest text that an index finds."""
+SCAN_ROWS = 20_000
+"""The most rows that one unit looks at for those that a list shows."""
+WINDOW_ROWS = 2000
+"""The most rows that one looks at on PostgreSQL before it asks the index."""
+SPARE_ROWS = 100
+"""How many more than wanted are looked at where most will be shown: some are deleted,
+or were found in the index by mistake."""
 
-NAMED = {"": "", "scan": " AND {instr}(c.name_folded, ?) > 0"}
-NAMED["index"] = f"""{NAMED["scan"]}
-    AND n.customer_names MATCH ? AND n.rowid > ? AND n.rowid <= ?"""
-SOURCES = {
-    "": "customer c",
-    "scan": "customer c",
-    "index": "customer_names n CROSS JOIN customer c ON c.id = n.rowid",
+
+ROWS = {
+    "sqlite": """json_group_array(json_object(
+    'id', id, 'name', name, 'address', address, 'created_on', created_on))""",
+    "postgres": PG_ROWS,
 }
-"""How customers are looked for: any, by looking at names, by the index of SQLite."""
-LIKE = "name_folded LIKE ? ESCAPE '\\'"
+TIMES = {"sqlite": "date_created", "postgres": PG_TIME.format("date_created")}
 
 
-def _order(descending: bool) -> str:
-    return "DESC" if descending else "ASC"
+def _page(order: str, **sources: str) -> Statement:
+    """Return the SELECT of a page of customers `c`: size, first and last id, JSON.
 
-
-@cache
-def _select_page(way: str, descending: bool) -> Statement:
-    """Return the SELECT of a page: size, JSON, last row of the feed, first, last."""
-    where = f"""{SOURCES[way]}
-    WHERE c.id > ? AND c.id <= ? AND c.deleted IS NULL{NAMED[way]}
-    ORDER BY c.id {_order(descending)} LIMIT ? + 0"""
-    return Statement(
-        sqlite=f"""
-SELECT count(*), json_group_array(json_object(
-    'id', id, 'name', name, 'address', address, 'created_on', created_on)), {TIP},
-    min(id), max(id)
+    For the engines that have a source. The last parameter is the most rows.
+    """
+    variants = {
+        engine: f"""
+SELECT count(*), min(id), max(id), {ROWS[engine]}
 FROM (
-    SELECT c.id, c.name, c.address, c.date_created AS created_on
-    FROM {where.format(instr="instr")}
-) AS page""",
-        postgres=_postgres_page(where.format(instr="strpos")),
+    SELECT c.id, name, address, {TIMES[engine]} AS created_on FROM {source}
+    AND c.deleted IS NULL ORDER BY c.id {order} LIMIT ? + 0
+) AS page"""
+        for engine, source in sources.items()
+    }
+    return Statement(**variants)
+
+
+class Order(NamedTuple):
+    """The statements of a list in one order."""
+
+    window: Statement
+    """The first and the last of the next ids, and how many there are."""
+    scan: Statement
+    """The page of those in a range that contain a text."""
+    candidates: Statement
+    """As `window`, of those that the index of SQLite finds, and their ids as JSON."""
+    chosen: Statement
+    """The page of those among such ids that contain a text."""
+    like: Statement
+    """The page of those in a range that are like a pattern, on PostgreSQL."""
+
+
+def _order(order: str) -> Order:
+    scan = "customer c WHERE c.id > ? AND c.id <= ? AND {}(name_folded, ?) > 0"
+    return Order(
+        window=Statement(f"""
+SELECT min(id), max(id), count(*) FROM (
+    SELECT id FROM customer WHERE id > ? AND id <= ? ORDER BY id {order} LIMIT ? + 0
+) AS looked_at"""),
+        scan=_page(order, sqlite=scan.format("instr"), postgres=scan.format("strpos")),
+        candidates=Statement(
+            sqlite=f"""
+SELECT min(id), max(id), count(*), json_group_array(id) FROM (
+    SELECT rowid AS id FROM customer_names
+    WHERE customer_names MATCH ? AND rowid > ? AND rowid <= ?
+    ORDER BY rowid {order} LIMIT ? + 0
+)"""
+        ),
+        # CROSS has SQLite look up each of the ids, and not each customer among them.
+        chosen=_page(
+            order,
+            sqlite="""json_each(?) AS one CROSS JOIN customer c ON c.id = one.value
+    WHERE instr(name_folded, ?) > 0""",
+        ),
+        # MATERIALIZED has PostgreSQL ask the index, and not walk along the ids.
+        like=_page(
+            order,
+            postgres="""(
+        WITH found AS MATERIALIZED (SELECT id FROM customer WHERE name_folded LIKE ?)
+        SELECT id FROM found WHERE id > ? AND id <= ?
+    ) AS one JOIN customer c ON c.id = one.id WHERE TRUE""",
+        ),
     )
 
 
-def _postgres_page(source: str) -> str:
-    return f"""
-SELECT count(*), {PG_ROWS}, 0, min(id), max(id)
-FROM (
-    SELECT c.id, c.name, c.address, {PG_TIME.format("c.date_created")} AS created_on
-    FROM {source}
-) AS page"""
+ASCENDING, DESCENDING = _order(""), _order("DESC")
+SELECT_TIP = Statement(sqlite=f"SELECT {TIP}")
+
+COUNT = """
+SELECT count(*) FROM customer WHERE {}(name_folded, ?) > 0 AND deleted IS NULL"""
+COUNT_SCANNED = Statement(sqlite=COUNT.format("instr"), postgres=COUNT.format("strpos"))
+COUNT_LIKE = Statement(
+    postgres="""
+SELECT count(*) FROM customer WHERE name_folded LIKE ? AND deleted IS NULL"""
+)
+COUNT_INDEXED = Statement(
+    sqlite="""
+SELECT (
+    SELECT count(*) FROM customer_names CROSS JOIN customer c
+    ON c.id = customer_names.rowid
+    WHERE customer_names MATCH ?1 AND instr(c.name_folded, ?2) > 0
+        AND c.deleted IS NULL
+) + (
+    SELECT count(*) FROM customer
+    WHERE id > (SELECT coalesce(max(id), 0) FROM customer_names_content)
+        AND instr(name_folded, ?2) > 0 AND deleted IS NULL
+)"""
+)
 
 
-@cache
-def _select_like(descending: bool) -> Statement:
-    """Return the SELECT of a page by the index of PostgreSQL."""
-    source = f"""(
-        SELECT id AS found FROM customer WHERE {LIKE} OFFSET 0
-    ) AS f JOIN customer c ON c.id = f.found
-    WHERE c.id > ? AND c.id <= ? AND c.deleted IS NULL
-    ORDER BY c.id {_order(descending)} LIMIT ? + 0"""
-    return Statement(postgres=_postgres_page(source))
+class Range(NamedTuple):
+    """Ids above `low` and up to `high`."""
+
+    low: int
+    high: int
 
 
-@cache
-def _select_window(by_index: bool, descending: bool) -> Statement:
-    """Return the SELECT of the first and the last of the next rows, and how many.
+class Piece(NamedTuple):
+    """What was found in a part of a range, in its order, as a JSON array."""
 
-    By the index, of those that have all trigrams of a text.
-    """
-    order = f"ORDER BY id {_order(descending)} LIMIT ? + 0"
-    source = f"SELECT id FROM customer WHERE id > ? AND id <= ? {order}"
-    if by_index:
-        source = f"""SELECT rowid AS id FROM customer_names
-            WHERE customer_names MATCH ? AND rowid > ? AND rowid <= ? {order}"""
-    return Statement(f"SELECT min(id), max(id), count(*) FROM ({source}) AS scan")
+    size: int
+    json: str
+    after: int | None
+    """The id that the next piece comes after, None at the end of the range."""
+    passed: int
+    """The highest id that a reader goes past: none below may still be to come."""
+
+
+class Search(NamedTuple):
+    """A text that was folded, and the order in which to look for it."""
+
+    wanted: str
+    descending: bool
+
+    @property
+    def statements(self) -> Order:
+        """Return the statements of the order."""
+        return DESCENDING if self.descending else ASCENDING
+
+    @property
+    def has_terms(self) -> bool:
+        """Return whether an index can find the text."""
+        return len(self.wanted) >= names.TERM
+
+    def rest(self, ids: Range, after: int) -> Range:
+        """Return the part of a range that comes after an id."""
+        return Range(ids.low, after - 1) if self.descending else Range(after, ids.high)
+
+    def up_to(self, ids: Range, end: int) -> Range:
+        """Return the part of a range up to an id, this one too."""
+        return Range(end - 1, ids.high) if self.descending else Range(ids.low, end)
+
+    def last(self, first: int, last: int) -> int:
+        """Return which of the ends of some ids comes last."""
+        return first if self.descending else last
 
 
 def find_customers(part: str, descending: bool, after: int, limit: int) -> Unit[Page]:
     """Return a page of the customers whose name contains a part, caseless.
 
-    `after` is MAX_ID before the first page of a list that is turned round.
+    Of those after an id, or descending of those before it.
     """
-    wanted, most = fold_name(part), MAX_ID
+    search, most = Search(fold_name(part), descending), MAX_ID
+    ids = search.rest(Range(0, MAX_ID), after)
     recent = yield CUSTOMER_IDS.recent, ()
+    indexed = yield from names.indexed_to()
     while True:
-        low, high = (0, min(after - 1, most)) if descending else (after, most)
+        within = Range(ids.low, min(ids.high, most))
         if recent:
-            page, top = yield from _look_on_postgres(
-                wanted, descending, low, high, limit
-            )
+            found = yield from _look_or_ask(search, within, limit)
         else:
-            page, top = yield from _look_on_sqlite(wanted, descending, low, high, limit)
-        if most < MAX_ID or is_settled(recent, top):
-            return page._replace(cursor=tip_of(recent, page.cursor or 0))
+            found = yield from _find_indexed(search, within, limit, indexed)
+        if most < MAX_ID or not recent or found.passed <= recent[0][2]:
+            break
         row, most = yield from wait_for_writers(CUSTOMER_IDS.now)
         recent = [row]
+    [(tip,)] = (yield SELECT_TIP, ()) or [recent[0][:1]]
+    return Page(found.size, found.json, found.after, tip)
 
 
-Look = Unit[tuple[Page, int | None]]
-"""Returns a page, and the largest id that it depends on."""
-
-
-def _look_on_postgres(
-    wanted: str, descending: bool, low: int, high: int, limit: int
-) -> Look:
-    rows = WINDOW_ROWS if len(wanted) >= TRIGRAM else SCAN_ROWS
-    page, top = yield from _look_through(wanted, descending, low, high, limit, rows)
-    if rows == SCAN_ROWS or page.size or page.after is None:
-        return page, top
-    values = _pattern(wanted), low, high, limit
-    [(size, json, _, first, last)] = yield _select_like(descending), values
-    after = (first if descending else last) if size == limit else None
-    return Page(size, json, after), max(last or 0, top or 0)
-
-
-def _look_on_sqlite(
-    wanted: str, descending: bool, low: int, high: int, limit: int
-) -> Look:
-    indexed = 0
-    if len(wanted) >= TRIGRAM and (found := (yield SELECT_INDEXED, ())):
-        [(indexed,)] = found
-    ranges = [(low, min(high, indexed), True), (max(low, indexed), high, False)]
-    page = Page(0, "[]", None)
-    for start, end, by_index in reversed(ranges) if descending else ranges:
-        if start >= end and (by_index or page.cursor is not None):
+def _find_indexed(search: Search, ids: Range, limit: int, indexed: int) -> Unit[Piece]:
+    """Return a piece of a range, of which the index holds the ids up to one."""
+    found = Piece(0, "[]", None, 0)
+    parts = [
+        (_look_up, Range(ids.low, min(indexed, ids.high))),
+        (_scan, Range(max(indexed, ids.low), ids.high)),
+    ]
+    if not search.has_terms:
+        parts = [(_scan, ids)]
+    for look, part in reversed(parts) if search.descending else parts:
+        if part.low >= part.high:
             continue
-        look = _look_in_index if by_index else _look_through
-        more, _ = yield from look(wanted, descending, start, end, limit - page.size)
-        comma = "," if page.size and more.size else ""
-        json = page.json[:-1] + comma + more.json[1:]
-        page = Page(page.size + more.size, json, more.after, more.cursor)
-        if page.after is not None or page.size == limit:
+        more = yield from look(search, part, limit - found.size)
+        found = _join(found, more)
+        if found.after is not None:
             break
-    return page, 0
+    return found
 
 
-def _look_through(
-    wanted: str,
-    descending: bool,
-    low: int,
-    high: int,
-    limit: int,
-    rows: int | None = None,
-) -> Look:
-    """Look at the names of the next rows."""
+def _look_or_ask(search: Search, ids: Range, limit: int) -> Unit[Piece]:
+    """Return a piece of a range from a window of it, or else from the index."""
+    rows = min(WINDOW_ROWS, SCAN_ROWS) if search.has_terms else SCAN_ROWS
+    found = yield from _scan(search, ids, limit, rows)
+    if found.size or found.after is None or not search.has_terms:
+        return found
+    rest = search.rest(ids, found.after)
+    values = names.pattern(search.wanted), *rest, limit
+    [(size, first, last, json)] = yield search.statements.like, values
+    after = search.last(first, last) if size == limit else None
+    passed = found.passed if search.descending else last or 0
+    return Piece(size, json, after, passed)
+
+
+def _scan(
+    search: Search, ids: Range, limit: int, rows: int | None = None
+) -> Unit[Piece]:
+    """Return a piece of a range from a window of it."""
     rows = rows or SCAN_ROWS
-    window = yield _select_window(False, descending), (low, high, rows)
-    way = "scan" if wanted else ""
-    values = (wanted,) if wanted else ()
-    return (yield from _fetch(way, descending, low, window, rows, limit, values))
+    if not search.wanted:  # most are shown
+        rows = min(rows, limit + SPARE_ROWS)
+    [(first, top, looked)] = yield search.statements.window, (*ids, rows)
+    if not looked:
+        return Piece(0, "[]", None, 0)
+    end = search.last(first, top)
+    values = *search.up_to(ids, end), search.wanted, limit
+    [(size, first, last, json)] = yield search.statements.scan, values
+    shown = search.last(first, last) if size else 0
+    after = shown if size == limit else end if looked == rows else None
+    passed = top if search.descending else after or shown
+    return Piece(size, json, after, passed)
 
 
-def _look_in_index(
-    wanted: str, descending: bool, low: int, high: int, limit: int
-) -> Look:
-    """Look at the next rows that the index finds; a name may have other trigrams."""
-    match, select = trigrams_of(wanted), _select_window(True, descending)
-    window = yield select, (match, low, high, CANDIDATE_ROWS)
-    [(first, last, _)] = window
-    values = wanted, match, (first or 1) - 1, last or 0
-    fetch = _fetch("index", descending, low, window, CANDIDATE_ROWS, limit, values)
-    return (yield from fetch)
+def _look_up(search: Search, ids: Range, limit: int) -> Unit[Piece]:
+    """Return a piece of a range, all of which is in the index of SQLite."""
+    rows = min(SCAN_ROWS, limit + SPARE_ROWS)
+    values = names.match(search.wanted), *ids, rows
+    [(first, last, looked, some)] = yield search.statements.candidates, values
+    if not looked:
+        return Piece(0, "[]", None, 0)
+    end = search.last(first, last)
+    chosen = some, search.wanted, limit
+    [(size, first, last, json)] = yield search.statements.chosen, chosen
+    shown = search.last(first, last) if size == limit else end
+    is_all = size < limit and looked < rows
+    return Piece(size, json, None if is_all else shown, 0)
 
 
-def _fetch(
-    way: str,
-    descending: bool,
-    low: int,
-    window: list[Row],
-    rows: int,
-    limit: int,
-    values: Row,
-) -> Look:
-    """Return the page of a window of so many rows, and its last id."""
-    [(first, last, found)] = window
-    start, end = (first or 1) - 1, last or 0
-    select = _select_page(way, descending)
-    [(size, json, tip, least, most)] = yield select, (start, end, *values, limit)
-    after = None
-    if size == limit:
-        after = least if descending else most
-    elif found == rows:
-        after = first if descending else last
-    return Page(size, json, after, tip), last
-
-
-COUNT_ALL = Statement("""
-SELECT (SELECT count(*) FROM customer)
-    - (SELECT count(*) FROM customer WHERE deleted IS NOT NULL)""")
-COUNT_NAMED = Statement(
-    sqlite="""
-SELECT count(*) FROM customer
-WHERE id > ? AND instr(name_folded, ?) > 0 AND deleted IS NULL""",
-    postgres=f"""
-SELECT count(*) FROM customer WHERE id > ? AND {LIKE} AND deleted IS NULL""",
-)
-COUNT_INDEXED = Statement(
-    sqlite="""
-SELECT count(*) FROM customer_names n CROSS JOIN customer c ON c.id = n.rowid
-WHERE n.customer_names MATCH ? AND n.rowid <= ? AND instr(c.name_folded, ?) > 0
-    AND c.deleted IS NULL"""
-)
+def _join(one: Piece, other: Piece) -> Piece:
+    """Return two pieces as one."""
+    comma = "," if one.size and other.size else ""
+    json = f"{one.json[:-1]}{comma}{other.json[1:]}"
+    return other._replace(size=one.size + other.size, json=json)
 
 
 def count_customers(part: str) -> Unit[int]:
-    """Return the number of customers whose name contains a part, caseless."""
-    wanted, total, indexed = fold_name(part), 0, 0
-    if not wanted:
-        [(total,)] = yield COUNT_ALL, ()
-        return int(total)
-    recent = yield CUSTOMER_IDS.recent, ()
-    if recent:
-        wanted = _pattern(wanted)
-    elif len(wanted) >= TRIGRAM:
-        for (indexed,) in (yield SELECT_INDEXED, ()):
-            values = trigrams_of(wanted), indexed, wanted
-            [(total,)] = yield COUNT_INDEXED, values
-    [(rest,)] = yield COUNT_NAMED, (indexed, wanted)
-    return int(total + rest)
-
-
-def _pattern(wanted: str) -> str:
-    """Return the pattern of LIKE for a text that stands anywhere."""
-    escaped = wanted.translate({ord(char): f"\\{char}" for char in "\\%_"})
-    return f"%{escaped}%"
+    """Return how many customers have a name that contains a part, caseless."""
+    search = Search(fold_name(part), descending=False)
+    rows: list[Row] = []
+    if search.has_terms:
+        rows = yield COUNT_LIKE, (names.pattern(search.wanted),)
+        if not rows and search_index.AVAILABLE:
+            values = names.match(search.wanted), search.wanted
+            rows = yield COUNT_INDEXED, values
+    if not rows:
+        rows = yield COUNT_SCANNED, (search.wanted,)
+    return int(rows[0][0])

@@ -6,11 +6,11 @@ units so small that no other write waits long.
 
 from collections.abc import Callable
 
+from queries import names
 from queries.dialects import dialects
 from queries.hidden import DELETE_RANGE, PURGED, hide, select_purchases
 from queries.history import MAX_ID, Author, record
 from queries.idempotency import forget_keys
-from queries.names import FORGET_NAME
 from queries.records import NotFoundError, Written
 from storage.engine import Statement, Unit
 from storage.schema import now
@@ -96,7 +96,7 @@ def hide_for_good(customer_id: int) -> Unit[None]:
     yield FORGET_RANGES, (customer_id,)
     yield from hide(customer_id, PURGED, [(1, MAX_ID)])
     yield BLANK_CUSTOMER, (PURGED, customer_id)
-    yield FORGET_NAME, (customer_id,)
+    yield from names.forget(customer_id)
 
 
 def purge_step(customer_id: int = 0) -> Unit[bool]:
@@ -119,6 +119,7 @@ def purge_step(customer_id: int = 0) -> Unit[bool]:
         keys = yield BLANK_KEYS, (number, STEP_ROWS)
         if not found and not keys:
             yield DELETE_CUSTOMER, (number,)
+            yield from names.forget(number)  # the blank, if it was indexed meanwhile
         return True
     return False
 

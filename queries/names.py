@@ -1,65 +1,108 @@
-"""The index of customers' names: filled in behind those who add customers.
+"""The index of customers' names on SQLite: its terms, and units that keep it.
 
-To add a customer costs nothing for it: names above the last one that is indexed are
-looked through, and indexed once they are many. Whoever changes a name that is indexed
-changes the index too. PostgreSQL does all of this itself.
+It lags behind: names above the last id in it are added by `index_names`, beside the
+requests, so that adding a customer costs nothing more. A name in it that changes is
+changed there in the same unit, and one that is erased leaves nothing. PostgreSQL keeps
+its own index; the statements of here have no variant for it.
 """
 
-from queries.blocks import is_fillable
+from storage import search_index
 from storage.engine import Statement, Unit
-from storage.search_index import AVAILABLE
 
-TAIL_ROWS, STEP_ROWS = 1000, 2000
-"""How many names may be left to look through, and how many one unit indexes."""
-MAX_TRIGRAMS = 24
-"""The most trigrams of a text that the index is asked for."""
+INDEX_ROWS = 2000
+"""The most names that one unit adds to the index."""
+MAX_TERMS = 3
+"""The most terms that an expression holds. Each costs a walk along all names that have
+it; what a further one would keep out costs less to look at."""
+TERM = 3
+"""The characters of a term. A shorter text cannot be looked up."""
 
-
-def _indexed(sql: str) -> Statement:
-    """Return a statement that does nothing where there is no index."""
-    return Statement(sqlite=sql if AVAILABLE else "")
-
-
-SELECT_INDEXED = _indexed("SELECT coalesce(max(id), 0) FROM customer_names_content")
-"""The last id that is indexed; no row where no index is."""
-COUNT_TAIL = Statement("""
-SELECT count(*) FROM (SELECT id FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0) AS t
-""")
-INDEX_NAMES = _indexed("""
+SELECT_INDEXED = Statement(
+    sqlite="SELECT coalesce(max(id), 0) FROM customer_names_content"
+)
+COUNT_UNINDEXED = Statement(
+    sqlite="""
+SELECT count(*) FROM (
+    SELECT id FROM customer
+    WHERE id > (SELECT coalesce(max(id), 0) FROM customer_names_content)
+    LIMIT ? + 0
+)"""
+)
+INDEX = Statement(
+    sqlite="""
 INSERT INTO customer_names (rowid, name_folded)
-SELECT id, name_folded FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0""")
-RENAME = _indexed("UPDATE customer_names SET name_folded = ? WHERE rowid = ?")
-RENAME_OF_CHANGE = _indexed("""
-UPDATE customer_names SET name_folded = (
-    SELECT name_folded FROM customer WHERE id = customer_names.rowid
-) WHERE rowid IN (
-    SELECT customer_id FROM history WHERE change = ? AND action = 'customer.updated')
-""")
-FORGET_NAME = _indexed("DELETE FROM customer_names WHERE rowid = ?")
+SELECT id, name_folded FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0"""
+)
+RENAME = Statement(sqlite="UPDATE customer_names SET name_folded = ? WHERE rowid = ?")
+RENAME_ALL = Statement(
+    sqlite="""
+UPDATE customer_names
+SET name_folded = (SELECT name_folded FROM customer WHERE id = customer_names.rowid)
+WHERE rowid IN (
+    SELECT customer_id FROM history
+    WHERE id = ?1 AND change IS NULL AND action = 'customer.updated'
+    UNION ALL
+    SELECT customer_id FROM history WHERE change = ?1 AND action = 'customer.updated'
+)"""
+)
+FORGET = Statement(sqlite="DELETE FROM customer_names WHERE rowid = ?")
 
 
-def needs_upkeep() -> Unit[bool]:
-    """Return whether names are to be indexed, or blocks to be filled in."""
-    for (last,) in (yield SELECT_INDEXED, ()):
-        [(tail,)] = yield COUNT_TAIL, (last, TAIL_ROWS + 1)
-        if tail > TAIL_ROWS:
-            return True
-    return (yield from is_fillable())
+def match(wanted: str) -> str:
+    """Return an expression that finds all names that contain a text, and few others.
+
+    It has some terms of the text, all of which a name must hold
+    (sqlite.org/fts5.html#full_text_query_syntax).
+    """
+    count = len(wanted) - TERM + 1
+    terms = [*dict.fromkeys(wanted[at : at + TERM] for at in range(count))]
+    if len(terms) > MAX_TERMS:
+        step = (len(terms) - 1) / (MAX_TERMS - 1)
+        terms = [terms[round(turn * step)] for turn in range(MAX_TERMS)]
+    return " AND ".join('"' + term.replace('"', '""') + '"' for term in terms)
+
+
+def pattern(wanted: str) -> str:
+    """Return a pattern of LIKE for what contains a text."""
+    for special in "\\%_":
+        wanted = wanted.replace(special, f"\\{special}")
+    return f"%{wanted}%"
+
+
+def indexed_to() -> Unit[int]:
+    """Return the id up to which names are in the index, 0 without one."""
+    rows = (yield SELECT_INDEXED, ()) if search_index.AVAILABLE else []
+    return int(rows[0][0]) if rows else 0
+
+
+def count_unindexed() -> Unit[int]:
+    """Return how many names are not in the index yet, at most INDEX_ROWS."""
+    rows = (yield COUNT_UNINDEXED, (INDEX_ROWS,)) if search_index.AVAILABLE else []
+    return int(rows[0][0]) if rows else 0
 
 
 def index_names() -> Unit[bool]:
-    """Index some names; return whether there may be more."""
-    for (last,) in (yield SELECT_INDEXED, ()):
-        [(tail,)] = yield COUNT_TAIL, (last, STEP_ROWS)
-        if tail:
-            yield INDEX_NAMES, (last, STEP_ROWS)
-        return bool(tail == STEP_ROWS)
-    return False
+    """Add some names to the index; return whether there may be more."""
+    waiting = yield from count_unindexed()
+    if waiting:
+        end = yield from indexed_to()
+        yield INDEX, (end, INDEX_ROWS)
+    return waiting == INDEX_ROWS
 
 
-def trigrams_of(text: str) -> str:
-    """Return the query of the trigrams of a text that has at least three characters."""
-    found = [*dict.fromkeys(text[at : at + 3] for at in range(len(text) - 2))]
-    step = -(-len(found) // MAX_TRIGRAMS)
-    quoted = (trigram.replace('"', '""') for trigram in found[::step])
-    return " AND ".join(f'"{trigram}"' for trigram in quoted)
+def rename(customer_id: int, name_folded: str) -> Unit[None]:
+    """Change a name in the index, if it is there already."""
+    if search_index.AVAILABLE:
+        yield RENAME, (name_folded, customer_id)
+
+
+def rename_all(change: int) -> Unit[None]:
+    """Take over the names of the customers that a change updated, as they are now."""
+    if search_index.AVAILABLE:
+        yield RENAME_ALL, (change,)
+
+
+def forget(customer_id: int) -> Unit[None]:
+    """Remove a name from the index."""
+    if search_index.AVAILABLE:
+        yield FORGET, (customer_id,)

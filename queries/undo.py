@@ -14,7 +14,7 @@ from queries.dialects import dialects
 from queries.feed import refuse_pruned
 from queries.hidden import PURGED, split_ranges
 from queries.history import Author, next_change
-from queries.names import RENAME_OF_CHANGE
+from queries.names import rename_all
 from queries.records import (
     ConflictError,
     ErasedError,
@@ -202,7 +202,8 @@ def _undo(change: int, author: Author, since: str) -> Unit[Undone]:
     yield from _refuse_left(change)
     yield from split_ranges(number)
     yield from widen_blocks(number)
-    yield RENAME_OF_CHANGE, (number,)
+    if "customer.updated" in names:
+        yield from rename_all(change)
     yield MARK, (change, number)
     return Undone(number, change, rows)
 

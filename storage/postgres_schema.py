@@ -39,12 +39,20 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_t
 """
 )
 """A migration takes its time, and sees what another process has just done."""
-INDEX = "customer_name_trigrams"
-SELECT_OPERATORS = """
-SELECT quote_ident(nspname) || '.gin_trgm_ops' FROM pg_extension e
-JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'pg_trgm'"""
 FOLDED_ANEW = 3
 """The version from which on names are folded canonically, by `fold_name`."""
+
+
+NAME_INDEX = "customer_name_trigrams"
+# The extension may be in a schema that is not searched.
+SELECT_OPERATOR_CLASS = """
+SELECT quote_ident(nspname) || '.gin_trgm_ops' FROM pg_opclass
+JOIN pg_namespace n ON n.oid = opcnamespace
+WHERE opcname = 'gin_trgm_ops' AND opcmethod = (
+    SELECT oid FROM pg_am WHERE amname = 'gin'
+)"""
+CREATE_NAME_INDEX = f"""
+CREATE INDEX {NAME_INDEX} ON customer USING gin (name_folded {{}})"""
 
 
 async def create_or_migrate(url: str) -> None:
@@ -52,6 +60,27 @@ async def create_or_migrate(url: str) -> None:
     async with transaction(url) as connection, asyncio.timeout(MIGRATION_SECONDS):
         await migrate(connection)
         await index_names(connection)
+
+
+async def index_names(connection: Any) -> None:
+    """Make the index that finds a part of a name, where the role may.
+
+    It needs the extension pg_trgm, which a role may create that may create schemas in
+    the database (postgresql.org/docs/current/pgtrgm.html).
+    """
+    names = {row[0] for row in await connection.fetch(SELECT_RELATIONS)}
+    if NAME_INDEX in names:
+        return
+    await connection.execute("SAVEPOINT name_index")
+    try:
+        if await connection.fetchval(SELECT_OPERATOR_CLASS) is None:
+            await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+        operators = await connection.fetchval(SELECT_OPERATOR_CLASS)
+        await connection.execute(CREATE_NAME_INDEX.format(operators))
+    except asyncpg.PostgresError as exc:
+        await connection.execute("ROLLBACK TO name_index")
+        reason = str(exc).partition("\n")[0]
+        LOG.info("PostgreSQL has no index for names: searches scan them (%s)", reason)
 
 
 @asynccontextmanager
@@ -101,25 +130,6 @@ async def migrate(connection: Any) -> None:
         if 0 < version < FOLDED_ANEW:
             await _fold_names(connection)
         await connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = $1", newest)  # noqa: S608 - a literal
-
-
-async def index_names(connection: Any) -> None:
-    """Make the index of customers' names by their parts, where pg_trgm can be had."""
-    names = {row[0] for row in await connection.fetch(SELECT_RELATIONS)}
-    if INDEX in names:
-        return
-    await connection.execute("SAVEPOINT index")
-    try:
-        if not await connection.fetchval(SELECT_OPERATORS):
-            await connection.execute("CREATE EXTENSION pg_trgm")
-        operators = await connection.fetchval(SELECT_OPERATORS)
-        await connection.execute(
-            f"CREATE INDEX {INDEX} ON customer USING gin (name_folded {operators})"
-        )
-    except asyncpg.PostgresError as exc:
-        await connection.execute("ROLLBACK TO index")
-        reason = str(exc).partition("\n")[0]
-        LOG.warning("no index of names (%s): a search looks at each", reason)
 
 
 async def _fold_names(connection: Any) -> None:

@@ -1,104 +1,88 @@
-"""The index of customers' names by parts of them, an FTS5 table of SQLite.
+"""The index of customers' names by three characters each, in a SQLite file.
 
-It is no part of the versioned schema: a start makes it where the library can, and the
-server fills it in. Where the library cannot, a search looks at every name.
+An FTS5 table (sqlite.org/fts5.html#the_trigram_tokenizer) with a copy of `name_folded`
+under the id of each customer, up to some id: names of later ones are added by and by.
+It is no migration, since a library that cannot have it serves the same file without:
+it empties the index, which is then made anew by the next one that can.
 """
 
 import logging
-from contextlib import closing
 from typing import Any
 
-from storage.sqlite_connection import driver
+from storage.sqlite_connection import VERSION, driver
 
 LOG = logging.getLogger("server")
 
+FIRST_VERSION = (3, 42, 0)
+"""The first SQLite whose FTS5 leaves nothing of what is deleted (secure-delete)."""
 NAME = "customer_names"
-# Its own copy of the names makes a row known by its id alone, to change or delete it.
 CREATE = f"""
 CREATE VIRTUAL TABLE {NAME} USING fts5(name_folded,
-    tokenize = 'trigram case_sensitive 1', detail = none, columnsize = 0)"""
-ERASE_AT_ONCE = f"INSERT INTO {NAME} ({NAME}, rank) VALUES ('secure-delete', 1)"
-"""What is deleted leaves nothing behind (sqlite.org/fts5.html, section 6.9)."""
-OBJECTS = frozenset(
-    {
-        ("table", NAME, CREATE),
-        (
-            "table",
-            f"{NAME}_data",
-            f"CREATE TABLE '{NAME}_data'(id INTEGER PRIMARY KEY, block BLOB)",
-        ),
-        (
-            "table",
-            f"{NAME}_idx",
-            f"CREATE TABLE '{NAME}_idx'(segid, term, pgno, PRIMARY KEY(segid, term)) "
-            "WITHOUT ROWID",
-        ),
-        (
-            "table",
-            f"{NAME}_content",
-            f"CREATE TABLE '{NAME}_content'(id INTEGER PRIMARY KEY, c0)",
-        ),
-        (
-            "table",
-            f"{NAME}_config",
-            f"CREATE TABLE '{NAME}_config'(k PRIMARY KEY, v) WITHOUT ROWID",
-        ),
-    }
-)
-"""The objects of the schema that CREATE makes: type, name, SQL."""
-STRUCTURE = 10
-"""The id of the row of `customer_names_data` that every such table has."""
+    tokenize='trigram case_sensitive 1', detail=none, columnsize=0)"""
+DELETE_SECURELY = f"INSERT INTO {NAME}({NAME}, rank) VALUES('secure-delete', 1)"
+SHADOWS = {
+    "data": "(id INTEGER PRIMARY KEY, block BLOB)",
+    "idx": "(segid, term, pgno, PRIMARY KEY(segid, term)) WITHOUT ROWID",
+    "content": "(id INTEGER PRIMARY KEY, c0)",
+    "config": "(k PRIMARY KEY, v) WITHOUT ROWID",
+}
+"""The tables that FTS5 keeps the index in, and their columns."""
+OBJECTS = {
+    NAME: CREATE,
+    **{
+        f"{NAME}_{end}": f"CREATE TABLE '{NAME}_{end}'{SHADOWS[end]}" for end in SHADOWS
+    },
+}
+"""All tables of the index, and the SQL that made them."""
+
+SELECT_TABLE = f"SELECT name FROM sqlite_master WHERE name = '{NAME}'"
+# Row 10 tells what the index consists of; without it, FTS5 takes it for damaged.
+SELECT_STRUCTURE = f"SELECT id FROM {NAME}_data WHERE id = 10"
+EMPTY = [f"DELETE FROM {NAME}_{end}" for end in ("data", "idx", "content")]
 
 
-def _can_be_made() -> bool:
-    with closing(driver.connect(":memory:")) as connection:
-        try:
-            connection.execute(CREATE)
-            connection.execute(ERASE_AT_ONCE)
-        except driver.Error:
-            return False
+def _can_make() -> bool:
+    """Return whether this SQLite has what the index needs."""
+    if VERSION < FIRST_VERSION:
+        return False
+    connection = driver.connect(":memory:")
+    try:
+        connection.execute(CREATE)
+        connection.execute(DELETE_SECURELY)
+    except driver.Error:  # FTS5 was left out, or an old one put in
+        return False
+    finally:
+        connection.close()
     return True
 
 
-AVAILABLE = _can_be_made()
-"""Whether the library has FTS5 with trigrams, and erases what it deletes (3.42)."""
+AVAILABLE = _can_make()
+"""Whether this process keeps the index, or scans all names."""
 
 
-def is_of_index(name: str) -> bool:
-    """Return whether an object of a schema is of the index, or looks so."""
-    return name.lower() == NAME or name.lower().startswith(f"{NAME}_")
+def is_as_wanted(connection: Any) -> bool:
+    """Return whether a database has the index, or has none where none can be."""
+    table = connection.execute(SELECT_TABLE).fetchone()
+    filled = table is not None and connection.execute(SELECT_STRUCTURE).fetchone()
+    return bool(filled) == AVAILABLE
 
 
-def prepare(connection: Any) -> None:
-    """Make the index in a database, or empty one that this library cannot keep.
+def renew(connection: Any) -> None:
+    """Make an empty index in the place of any other, or none where none can be.
 
-    Then it is void, since nobody would change it with the names; it is made anew by the
-    next start that can.
+    In the transaction of a connection that overwrites what it deletes.
     """
+    if AVAILABLE:
+        for statement in (f"DROP TABLE IF EXISTS {NAME}", CREATE, DELETE_SECURELY):
+            connection.execute(statement)
+    elif connection.execute(SELECT_TABLE).fetchone():
+        # Nobody would keep it up to date: it must not be taken for one that is.
+        for statement in EMPTY:
+            connection.execute(statement)
+
+
+def tell() -> None:
+    """Log it where searches have no index."""
     if not AVAILABLE:
-        LOG.warning(
-            "SQLite %s cannot index names: a search looks at each",
-            driver.sqlite_version,
-        )
-    if _is_as_wanted(connection):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    if not _is_as_wanted(connection):  # another process may have been quicker
-        if AVAILABLE:
-            connection.execute(f"DROP TABLE IF EXISTS {NAME}")
-            connection.execute(CREATE)
-            connection.execute(ERASE_AT_ONCE)
-        else:
-            for part in ("data", "idx", "content"):
-                connection.execute(f"DELETE FROM {NAME}_{part}")
-    connection.execute("COMMIT")
-
-
-def _is_as_wanted(connection: Any) -> bool:
-    """Return whether the index is there and valid, or there is none where none can."""
-    find = "SELECT 1 FROM sqlite_master WHERE name = ?"
-    if not connection.execute(find, (NAME,)).fetchall():
-        return not AVAILABLE
-    find = f"SELECT 1 FROM {NAME}_data WHERE id = ?"
-    is_valid = bool(connection.execute(find, (STRUCTURE,)).fetchall())
-    return is_valid == AVAILABLE
+        version = driver.sqlite_version
+        LOG.info("SQLite %s has no index for names: searches scan them", version)

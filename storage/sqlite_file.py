@@ -39,10 +39,10 @@ def create_or_migrate(path: Path) -> None:
         remove_abandoned(path)
         if os.path.lexists(path):
             _migrate(path, legacy=_identify(path))
-            _prepare_index(path)
         else:
             _create(path)
         _sync_all(path)
+    search_index.tell()
 
 
 @contextmanager
@@ -66,7 +66,6 @@ def _create(path: Path) -> None:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("VACUUM")  # keeps it
         _migrate(temporary, legacy=False)
-        _prepare_index(temporary)
         with suppress(FileExistsError):  # another process was quicker
             publish(temporary, path)
 
@@ -112,31 +111,31 @@ def _sync_all(path: Path) -> None:
 
 
 def _migrate(path: Path, legacy: bool) -> None:
-    """Migrate a database to the newest version in one transaction."""
+    """Migrate a database to the newest version, and index it, in one transaction."""
     newest = APPLICATION_ID, len(MIGRATIONS)
     # A name that begins with `file:` would be taken for a URI.
     with closing(driver.connect(path.absolute(), isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
-        if read_identity(connection) == newest:
+        connection.execute("PRAGMA secure_delete = ON")
+        if read_identity(connection) == newest and search_index.is_as_wanted(
+            connection
+        ):
             return
         connection.execute("BEGIN EXCLUSIVE")
         # Another process may have been quicker.
         application_id, version = read_identity(connection)
-        from_legacy = legacy and application_id != APPLICATION_ID
-        first = LEGACY_MIGRATION if from_legacy else MIGRATIONS[0]
-        run_scripts(connection, (first, *MIGRATIONS[1:])[version:])
-        connection.execute(f"PRAGMA application_id = {newest[0]}")
-        connection.execute(f"PRAGMA user_version = {newest[1]}")
+        if (application_id, version) != newest:
+            from_legacy = legacy and application_id != APPLICATION_ID
+            first = LEGACY_MIGRATION if from_legacy else MIGRATIONS[0]
+            run_scripts(connection, (first, *MIGRATIONS[1:])[version:])
+            connection.execute(f"PRAGMA application_id = {newest[0]}")
+            connection.execute(f"PRAGMA user_version = {newest[1]}")
+            search_index.renew(connection)  # names may have been folded anew
+        elif not search_index.is_as_wanted(connection):
+            search_index.renew(connection)
         connection.execute("COMMIT")
         with suppress(driver.Error):  # somebody reads it; the server tries again
             connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _prepare_index(path: Path) -> None:
-    with closing(driver.connect(path.absolute(), isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        search_index.prepare(connection)
 
 
 def backup(path: Path, destination: Path, replace: bool = False) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from storage import search_index
 from storage.engine import StartupError
 from storage.schema import APPLICATION_ID, DESCRIBED_COLUMNS, MIGRATIONS
-from storage.search_index import OBJECTS, is_of_index
 from storage.sqlite_connection import driver
 from storage.sqlite_migration import run_scripts
 
@@ -104,21 +104,30 @@ def check_schema(path: Path, connection: Any) -> None:
     """
     version = read_identity(connection)[1]
     made, newest = _made_objects(version), _made_objects(len(MIGRATIONS))
-    names = {name.lower() for _, name, _ in made | newest}
-    objects = _read_objects(connection)
-    found = [one for one in objects if not is_of_index(one[1])]
-    index = {_plain(one) for one in objects if is_of_index(one[1])}
-    if index and index != {*map(_plain, OBJECTS)}:
-        raise StartupError(f"{path}: the index of names is not as this server makes it")
-    made |= OBJECTS if index else frozenset()
+    found = _read_objects(connection)
+    names = {name.lower() for _, name, _ in made | newest | INDEX}
+    if any(name in search_index.OBJECTS for _, name, _ in found):
+        made |= INDEX
     strange = [
         *(one for one in found if not _is_harmless(connection, one, made, names)),
         *(("index", name, "") for name in _strange_indexes(connection, made)),
     ]
     for kind, name, _ in strange:
         raise StartupError(f"{path}: {kind} {name!r} is not as this server makes it")
-    for kind, name, _ in sorted(made - OBJECTS - set(map(_plain, found))):
+    for kind, name, _ in sorted(made - set(map(_plain, found))):
         raise StartupError(f"{path}: {kind} {name!r} is missing")
+
+
+def _plain(found: Object) -> Object:
+    """Return an object with the white space of its SQL made alike."""
+    kind, name, sql = found
+    return kind, name, re.sub(r" ?([(),]) ?", r"\1", " ".join(sql.split()))
+
+
+INDEX = frozenset(
+    _plain(("table", name, sql)) for name, sql in search_index.OBJECTS.items()
+)
+"""The tables of the index for search, which a database has all or none of."""
 
 
 @cache
@@ -132,12 +141,6 @@ def _made_objects(version: int) -> frozenset[Object]:
 def _read_objects(connection: Any) -> list[Object]:
     found: list[Object] = connection.execute(SELECT_OBJECTS).fetchall()
     return found
-
-
-def _plain(found: Object) -> Object:
-    """Return an object with the white space of its SQL made alike."""
-    kind, name, sql = found
-    return kind, name, re.sub(r" ?([(),]) ?", r"\1", " ".join(sql.split()))
 
 
 def _is_harmless(

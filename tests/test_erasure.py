@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 import db
-import server
+from api import upkeep
 from api.database import DATABASE
 from queries import erasure
 from storage.engine import Statement
 from tests.support import JOHN, PHONE, ApiClient, Opener, count, list_ids
 
-FORGET = server._forget
+FORGET = upkeep.forget
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
     async def wait(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(server, "_forget", wait)
+    monkeypatch.setattr(upkeep, "forget", wait)
 
 
 async def undo(api: ApiClient, change: str, status: int) -> None:
@@ -182,8 +182,8 @@ async def test_background(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> No
     await api("POST /api/v1/purchase/1", PHONE, 201)
     await api("DELETE /api/v1/customer/1")
     monkeypatch.undo()
-    assert server._forget is FORGET
-    monkeypatch.setattr(server, "FORGET_SECONDS", 0.05)
+    assert upkeep.forget is FORGET
+    monkeypatch.setattr(upkeep, "FORGET_SECONDS", 0.05)
     again = await opened()
     served: Any = again.client.server
     engine = served.app[DATABASE]

@@ -13,6 +13,7 @@ from aiohttp import web
 import db
 from api.conditional import idempotency_key, untagged_check, untagged_problem
 from api.import_file import MAX_ROWS, ImportReader
+from api.listing import BOM
 from api.repeatable import respond, write_once
 from api.replies import imported, imported_response
 from api.request_body import UTF_8_CHARSETS, read_content, switch
@@ -27,8 +28,10 @@ from api.responses import (
 )
 
 MAX_FILE = 16 * 1024 * 1024
-CSV_TYPES = ("text/csv",)
-JSONL_TYPES = ("application/jsonl", "application/x-ndjson")
+CSV, JSONL_TYPES = "text/csv", ("application/jsonl", "application/x-ndjson")
+ANY_FILE = "application/octet-stream"
+"""What tools send that know no CSV, for whom the description names it."""
+MEDIA_TYPES = {CSV, *JSONL_TYPES, ANY_FILE}
 FILES, TURN_SECONDS = 4, 5.0
 """How many files are in memory at a time, and how long others wait for that."""
 SLICE_ROWS = 100
@@ -68,18 +71,23 @@ class Imports:
 IMPORTS: web.AppKey[Imports] = web.AppKey("imports", Imports)
 
 
-def is_csv(request: web.Request) -> bool:
-    """Return whether a file is CSV, and not JSON Lines. ProblemError 415."""
+def media_type_of(request: web.Request) -> str:
+    """Return the media type of a file. ProblemError 415."""
     header = request.headers.get("Content-Type", "")
     media_type, *parameters = (part.strip().lower() for part in header.split(";"))
     charsets = [part for part in parameters if part.startswith("charset")]
-    if UTF_8_CHARSETS.issuperset(charsets):
-        if media_type in CSV_TYPES:
-            return True
-        if media_type in JSONL_TYPES:
-            return False
-    known = " or ".join((*CSV_TYPES, JSONL_TYPES[0]))
+    if media_type in MEDIA_TYPES and UTF_8_CHARSETS.issuperset(charsets):
+        return media_type
+    known = f"{CSV} or {JSONL_TYPES[0]}"
     raise ProblemError(415, f"Content-Type must be {known}, in UTF-8.")
+
+
+def is_csv(media_type: str, content: bytes) -> bool:
+    """Return whether a file is CSV, and not JSON Lines; where its type is of any file,
+    by its beginning."""
+    if media_type != ANY_FILE:
+        return media_type == CSV
+    return not content[:100].removeprefix(BOM).lstrip().startswith(b"{")
 
 
 def read_named(name: str) -> tuple[bytes, bool]:
@@ -239,14 +247,14 @@ async def answer(
     request: web.Request, engine: db.Engine, report: Report, author: db.Author
 ) -> web.StreamResponse:
     """Import the file in the body of a request, or say what that would do."""
-    imports, as_csv = request.app[IMPORTS], is_csv(request)
+    imports, media_type = request.app[IMPORTS], media_type_of(request)
     dry_run = switch(request, "dry_run")
     async with imports.turn():
         content = await read_content(request, MAX_FILE)
         key = idempotency_key(request, content)
         if key is not None and (stored := await engine.read(db.find_response, key)):
             return respond(request, stored)
-        reader = await check_file(content, as_csv)
+        reader = await check_file(content, is_csv(media_type, content))
         if dry_run:
             rows = await look(engine, report, reader)
             if problem := untagged_problem(request):

@@ -3,29 +3,15 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, get_origin
+from typing import Any, get_origin
 
 import msgspec
-from msgspec import Meta
 
-from api.conditional import KEY
-from api.docs_page import ASSETS, STATIC
+from api.docs_page import STATIC
+from api.parameters import FEED_PARAMETERS, FILE, PARAMETERS
 from api.responses import ENCODER, PHRASES, PROBLEM, ProblemDetails
 from api.routing import JSON_ONLY, Route
-from api.schemas import (
-    MAX_ID,
-    Action,
-    Change,
-    Cursor,
-    CustomerState,
-    Deletion,
-    Id,
-    NamePart,
-    PurchaseState,
-    SummaryKey,
-    TimeOrDate,
-    VersionedReply,
-)
+from api.schemas import MAX_ID, CustomerState, Deletion, PurchaseState, VersionedReply
 
 Object = dict[str, Any]
 CHANGING = ("PATCH", "PUT", "DELETE")
@@ -60,49 +46,6 @@ CAUSES: dict[tuple[int, ...], Callable[[Route], bool]] = {
 }
 """Which routes may answer with which problems."""
 PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
-
-PARAMETERS: Object = {
-    "path": {
-        "customer_id": (Id, "The id of a customer."),
-        "purchase_id": (Id, "The id of a purchase."),
-        "change_id": (Change, "The number of a change."),
-        "format": (Literal["csv", "jsonl"], "For spreadsheets, or JSON Lines."),
-        "asset": (Literal["start.js", *ASSETS], "A file of the page."),
-    },
-    "query": {
-        "limit": (Annotated[int, Meta(ge=1, le=1000)], "At most so many rows."),
-        "after": (Annotated[int, Meta(ge=0, le=MAX_ID)], "Only rows past this id."),
-        "customer_id": (Id, "Only the purchases of this customer."),
-        "name": (NamePart, "A part of the name."),
-        "delete_all": (bool, "In place of a body: delete all."),
-        "purchase_id": (list[Id], "In place of a body: delete these."),
-        "purge": (bool, "Erase for good what could else be undone."),
-        "caller": (NamePart, "Only what this caller wrote: the name of a token."),
-        "action": (Action, "Only what did this."),
-        "order": (Literal["asc", "desc"], "The newest first, with `desc`."),
-        "purchased_from": (TimeOrDate, "Only purchases from this time on."),
-        "purchased_before": (TimeOrDate, "Only purchases from before this time."),
-        "purchase_name": (NamePart, "A part of the name of what was bought."),
-        "by": (SummaryKey, "What the purchases of a sum have in common."),
-        "dry_run": (bool, "Only say what the import would do."),
-    },
-    "header": {
-        "Idempotency-Key": (
-            Annotated[str, Meta(pattern=f"^(?:{KEY.pattern})$")],
-            "Kept for 24 hours: the same request again has the same answer.",
-        ),
-        "If-Match": (str, "Change the row only while its entity tag is one of these."),
-        "If-None-Match": (str, "Answer 304 while the entity tag is one of these."),
-        "Prefer": (str, "With `count=exact`, `Total-Count` is the number of all rows."),
-    },
-}
-
-FEED_PARAMETERS: Object = {
-    "after": (Cursor, "Only rows past this cursor."),
-    "customer_id": (Id, "Only rows of this customer."),
-    "purchase_id": (Id, "Only rows of this purchase."),
-}
-"""What has another meaning for the history than for other lists."""
 
 REF = "#/components/schemas/"
 
@@ -192,9 +135,10 @@ def _response(text: str, headers: list[str]) -> Object:
 
 
 def _request_body(route: Route) -> Object:
-    if route.file_types:
-        files = {kind: {"schema": {"type": "string"}} for kind in route.file_types}
-        return {"requestBody": {"required": True, "content": files}}
+    if route.file_type:
+        # CSV and JSON Lines are left to the text: not every generator knows them.
+        file = {"schema": _text_schema(route.file_type), "example": FILE}
+        return {"requestBody": {"required": True, "content": {route.file_type: file}}}
     content: Object = {"schema": _schema(route.body)}
     if route.second_body is not None:
         second = route.second_body.body
@@ -217,7 +161,7 @@ def _request_body(route: Route) -> Object:
 def _text_schema(media_type: str) -> Object:
     """Return the schema of a body that is not JSON: text, or bytes."""
     # OpenAPI 3.1 wants no schema for bytes, but generators need one, as 3.0 had it.
-    is_text = not media_type.startswith("image/")
+    is_text = media_type.startswith("text/") or "json" in media_type
     return {"type": "string"} | ({} if is_text else {"format": "binary"})
 
 
@@ -291,7 +235,7 @@ class _Description:
     def operation(self, route: Route) -> Object:
         name = route.name
         tags = ["history"] if _is_of_history(route) else []
-        tags += ["import"] if route.file_types else []
+        tags += ["imports"] if route.file_type else []
         tags += [f"{row}s" for row in ("purchase", "customer") if row in name]
         summary = (inspect.getdoc(route.handler) or "").partition("\n\n")[0]
         responses = {str(route.status): self.success(route)}
@@ -311,7 +255,7 @@ class _Description:
             "parameters": self.parameters(route),
             "responses": dict(sorted(responses.items())),
         }
-        has_body = route.body is not None or route.file_types
+        has_body = route.body is not None or route.file_type
         return operation | _request_body(route) if has_body else operation
 
     def texts(self, route: Route) -> list[str]:
@@ -359,7 +303,7 @@ class _Description:
                 "name": self.name(route, name) if place == "path" else name,
                 "in": place,
                 "description": known[place][name][1],
-                "required": place == "path",
+                "required": place == "path" or name == "by",
                 "schema": _schema(known[place][name][0]),
             }
             for place, names in places.items()

@@ -46,8 +46,8 @@ class Route(NamedTuple):
     """Whether it tells a machine whether the server works, under any name."""
     is_quiet: bool = False
     """Whether the access log leaves out successes, which would fill it."""
-    file_types: tuple[str, ...] = ()
-    """The media types of a body that is a file, and no JSON."""
+    file_type: str = ""
+    """The media type of a body that is a file, and no JSON."""
     max_body: int = MAX_BODY
     """The most bytes of a body."""
     operation: str = ""

@@ -25,7 +25,9 @@ Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Cursor = Annotated[str, Meta(pattern="^[0-9]{1,19}$")]
 Change = Annotated[str, Meta(pattern="^[1-9][0-9]{0,18}$")]
 PastTime = Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | UnsetType
-TimeOrDate = Annotated[str, Meta(max_length=100)]
+DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+TIME_OF_DAY = r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+TimeOrDate = Annotated[str, Meta(pattern=f"^{DATE}([Tt ]{TIME_OF_DAY})?$")]
 PurchaseIds = Annotated[list[Id], Meta(max_length=MAX_IDS)] | UnsetType
 
 

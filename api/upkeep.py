@@ -11,7 +11,7 @@ LOG = logging.getLogger("server")
 
 FORGET_SECONDS, PAUSE_SECONDS = 60.0, 0.01
 """How often old rows are removed, and how long after each unit of that."""
-INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 10.0, 30.0
+INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 1.0, 30.0
 """How often indexes are looked after; how many times as long as a unit of that took to
 wait after it; how long names wait that are few."""
 

@@ -78,6 +78,11 @@ class Failure(NamedTuple):
         is_undo = re.fullmatch("/api/v1/changes/[0-9]+/undo", path) is not None
         return self.request["method"] == "POST" and is_undo
 
+    def is_import(self) -> bool:
+        """Return whether the request has the form of an import."""
+        path: str = urlsplit(self.request["uri"]).path
+        return path == "/api/v1/imports"
+
     def is_fitting_feed(self) -> bool:
         """Return whether the request is for the feed, and its query as it should be."""
         uri = urlsplit(self.request["uri"])
@@ -104,6 +109,15 @@ FEED = {
 }
 """What the parameters of the feed look like."""
 
+NO_TIME = (
+    "There is no such date",
+    "Expected a time from",
+    "Expected an offset",
+    "A leap second",
+    "It is later than now",
+)
+"""What is said of a time that has the form of one."""
+
 EXPLAINED: dict[str, Callable[[Failure], bool]] = {
     "an entity tag that the row does not have: 412": lambda failure: (
         failure.sends("If-Match") and failure.is_refused(412, "")
@@ -126,6 +140,16 @@ EXPLAINED: dict[str, Callable[[Failure], bool]] = {
     ),
     "a cursor made as a number, which is text in a query: 2xx": lambda failure: (
         failure.check == "negative_data_rejection" and failure.is_fitting_feed()
+    ),
+    "a time that is none, or is still to come: 422": lambda failure: any(
+        failure.is_refused(422, text) for text in NO_TIME
+    ),
+    "a file that is none, or whose customers are not there: 422, 400": lambda failure: (
+        failure.is_import()
+        and (
+            failure.is_refused(422, "The file is not valid")
+            or failure.is_refused(400, "The file is not UTF-8")
+        )
     ),
     "a deletion by a body and a query: 422": lambda failure: (
         failure.is_deletion() and failure.is_refused(422, "a body or a query, not both")

@@ -96,6 +96,12 @@ EXPECTED: dict[str, object] = {
     "undo a change of a customer who was erased": _problem(
         410, "Gone", "What this was about was deleted or erased since."
     ),
+    "import a file, dry": _ok({"change": None, "customers": 1, "purchases": 1}),
+    "import a file": _ok({"change": "15", "customers": 1, "purchases": 1}),
+    "sum up by day": _ok(
+        [{"key": "2019-11-30", "label": "2019-11-30", "purchases": 1, "quantity": 2}]
+    ),
+    "count": "1",
     "welcome": {
         "name": "customer purchase server",
         "version": TEXT,

@@ -102,6 +102,20 @@ async function deleteAll() {
   keep("undo a change of a customer who was erased", late);
 }
 
+async function importFile() {
+  const body = "customer_name,customer_address,purchase_name,quantity,purchased_on\nJane Roe,Delft,Iphone X,2,2019-11-30\n";
+  const file = { body, bodySerializer: (text: string) => text, headers: { "Content-Type": "text/csv" } };
+  for (const dry_run of [true, false]) {
+    const reply = await POST("/api/v1/imports", { ...file, params: { query: { dry_run } } });
+    keep(`import a file${dry_run ? ", dry" : ""}`, reply);
+  }
+  const query = { by: "day", purchased_before: "2020-01-01" } as const;
+  keep("sum up by day", await GET("/api/v1/summary", { params: { query } }));
+  const header = { Prefer: "count=exact" };
+  const counted = await GET("/api/v1/customer", { params: { query: { order: "desc", limit: 1 }, header } });
+  seen["count"] = counted.response.headers.get("Total-Count");
+}
+
 async function askServer() {
   keep("welcome", await GET("/"));
   keep("livez", await GET("/livez"));
@@ -116,5 +130,6 @@ async function askServer() {
 
 changeAll()
   .then(deleteAll)
+  .then(importFile)
   .then(askServer)
   .then(() => console.log(JSON.stringify(seen)));

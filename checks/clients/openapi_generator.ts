@@ -1,11 +1,12 @@
 // Sends the requests of the check with the client of openapi-generator (typescript-fetch).
-import { Configuration, CustomersApi, HistoryApi, PurchasesApi, ResponseError, ServerApi } from "./generated";
+import { Configuration, CustomersApi, HistoryApi, ImportsApi, PurchasesApi, ResponseError, ServerApi } from "./generated";
 import type { CustomerState, PurchaseListItem, PurchaseState } from "./generated";
 
 // The address of the server is the one that the generator found in the description.
 const configuration = new Configuration({ accessToken: process.argv[3] });
 const customers = new CustomersApi(configuration);
 const history = new HistoryApi(configuration);
+const imports = new ImportsApi(configuration);
 const purchases = new PurchasesApi(configuration);
 const server = new ServerApi(configuration);
 const seen: Record<string, unknown> = {};
@@ -49,7 +50,7 @@ async function changeAll() {
   await keep("list purchases, at the customer's path", purchases.listCustomerPurchases({ id }));
   await keep("update purchase, by DELETE", purchases.deletePurchases({ ...two, deletePurchasesRequest: pro }));
   await keep("update purchase, by PATCH", purchases.changePurchase({ ...two, purchaseChanges: { quantity: 5 } }));
-  await keep("update purchase, by PUT", purchases.replacePurchase({ ...two, newPurchase: pro }));
+  await keep("update purchase, by PUT", purchases.replacePurchase({ ...two, purchaseValues: pro }));
   await keep("read purchase", purchases.readPurchase({ customerId: id, purchaseId: 2 }));
   const page = await purchases.listPurchasesRaw({ limit: 1 });
   const read = await customers.readCustomerRaw({ customerId: id });
@@ -96,6 +97,15 @@ async function deleteAll() {
   await keep("undo a change of a customer who was erased", history.undoChange({ changeId }));
 }
 
+async function importFile() {
+  const body = new Blob(["customer_name,customer_address,purchase_name,quantity,purchased_on\nJane Roe,Delft,Iphone X,2,2019-11-30\n"]);
+  await keep("import a file, dry", imports.importFile({ body, dryRun: true }));
+  await keep("import a file", imports.importFile({ body, dryRun: false }));
+  await keep("sum up by day", purchases.summarizePurchases({ by: "day", purchasedBefore: "2020-01-01" }));
+  const counted = await purchases.listPurchasesRaw({ order: "desc", limit: 1, prefer: "count=exact" });
+  seen["count"] = counted.raw.headers.get("Total-Count");
+}
+
 async function askServer() {
   await keep("welcome", server.welcome());
   await keep("livez", server.livez());
@@ -109,5 +119,6 @@ async function askServer() {
 
 changeAll()
   .then(deleteAll)
+  .then(importFile)
   .then(askServer)
   .then(() => console.log(JSON.stringify(seen)));

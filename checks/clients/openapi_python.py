@@ -5,9 +5,10 @@ It runs in an environment of its own, where mypy reads it together with that cli
 
 import json
 import sys
+from io import BytesIO
 from typing import Any
 
-from generated import AuthenticatedClient, models
+from generated import AuthenticatedClient, models, types
 from generated.api.customers import (
     change_customer,
     create_customer,
@@ -17,6 +18,7 @@ from generated.api.customers import (
     read_customer,
 )
 from generated.api.history import read_change, read_changes, undo_change
+from generated.api.imports import import_file
 from generated.api.purchases import (
     add_purchase,
     change_purchase,
@@ -26,6 +28,7 @@ from generated.api.purchases import (
     list_purchases,
     read_purchase,
     replace_purchase,
+    summarize_purchases,
 )
 from generated.api.server import (
     description,
@@ -39,7 +42,10 @@ from generated.api.server import (
 
 TEN = models.NewPurchase("Iphone 10 Pro", 4)
 TWELVE = models.NewPurchase("Iphone 12", 4)
-PRO = models.NewPurchase("Iphone 12 Pro", 40)
+PRO = models.PurchaseValues("Iphone 12 Pro", 40)
+ROWS = b"""customer_name,customer_address,purchase_name,quantity,purchased_on
+Jane Roe,Delft,Iphone X,2,2019-11-30
+"""
 
 seen: dict[str, Any] = {}
 
@@ -147,6 +153,24 @@ def delete_all(client: AuthenticatedClient) -> None:
     keep("undo a change of a customer who was erased", late)
 
 
+def import_rows(client: AuthenticatedClient) -> None:
+    """Import a file, and count and sum up what it held."""
+    for name, dry_run in (("import a file, dry", True), ("import a file", False)):
+        file = types.File(payload=BytesIO(ROWS))
+        keep(name, import_file.sync(client=client, body=file, dry_run=dry_run))
+    by_day = summarize_purchases.sync(
+        client=client, by=models.SummarizePurchasesBy.DAY, purchased_before="2020-01-01"
+    )
+    keep("sum up by day", by_day)
+    counted = list_purchases.sync_detailed(
+        client=client,
+        order=models.ListPurchasesOrder.DESC,
+        limit=1,
+        prefer="count=exact",
+    )
+    seen["count"] = counted.headers["Total-Count"]
+
+
 def ask_server(client: AuthenticatedClient) -> None:
     """Send what asks about the server itself."""
     keep("welcome", welcome.sync(client=client))
@@ -165,7 +189,7 @@ def main() -> None:
     """Send all requests and write the replies as JSON."""
     url, token = sys.argv[1:]
     client = AuthenticatedClient(base_url=url, token=token)
-    for part in (change_all, change_customers, delete_all, ask_server):
+    for part in (change_all, change_customers, delete_all, import_rows, ask_server):
         part(client)
     json.dump(seen, sys.stdout)
 

@@ -10,7 +10,7 @@ from checks.support.import_database import CSV, JSONL, Engine, imported, read, u
 from checks.support.server_process import Server, call
 
 CHANCE = random.Random()  # noqa: S311 - test data, no secret
-CUSTOMERS, EACH = 120, 6
+CUSTOMERS, EACH = 60, 6
 FORMATS = {"csv": CSV, "jsonl": JSONL}
 LISTS = ("customers", "purchases")
 TEXTS = (

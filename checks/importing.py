@@ -44,7 +44,7 @@ times what it takes alone."""
 UNDO_TIMES = 2.0
 """How many times longer it may take beside an undo."""
 CUSTOMERS, PAIRS, ROUNDS = 1000, 5000, 3
-ALONE_SECONDS, STALLED_SECONDS = 1.0, 30.0
+ALONE_SECONDS, STALLED_SECONDS = 0.5, 30.0
 """How long adds are measured without an import, and after what time they have ended."""
 
 
@@ -185,7 +185,7 @@ def figures_of(trial: Trial) -> Figures:
 
 def try_crashes(engine: Engine, rows: int, kills: int) -> tuple[Figures, list[str]]:
     """Return the figures of the kills, and what was wrong."""
-    trial = KillTrial(engine, max(rows // 3, 1))  # each is read from the feed, twice
+    trial = KillTrial(engine, max(rows // 4, 1))  # each is read from the feed, twice
     trial.run(kills)
     found = trial.found
     figures: Figures = {

@@ -88,19 +88,21 @@ class Trial:
         time.sleep(ALONE_SECONDS)
         self.alone = median(self.adders.took)
         pairs = min(PAIRS, rows)
+        persons = customers_file([f"person {number}" for number in range(rows)])
         files = {
-            "by id": by_id(1, CUSTOMERS, rows),
-            "by name and address": by_pair("pair", pairs, rows),
+            "by id": (by_id(1, CUSTOMERS, rows), 0, rows),
+            "by name and address": (by_pair("pair", pairs, rows), pairs, rows),
+            "customers alone": (persons, rows, 0),
         }
-        for what, content in files.items():
-            for number in range(ROUNDS):
+        for what, (content, new, purchases) in files.items():
+            for customers in (new, 0, 0)[: ROUNDS if purchases else 1]:
                 reply = self.time(what, partial(upload, self.server, content))
-                new = pairs * (what != "by id" and number == 0)
-                if imported(reply) != (new, rows):
+                if imported(reply) != (customers, purchases):
                     shown = f"{reply.status} {reply.body[:300]!r}"
                     self.wrong.append(f"{what}: {shown}")
                     continue
-                self.changes.append((reply.headers["Change"], rows + new))
+                added = customers + purchases
+                self.changes.append((reply.headers["Change"], added))
 
     def undo(self) -> None:
         """Undo the imports, the last one first."""

@@ -33,12 +33,16 @@ INDEX = Statement(
 INSERT INTO customer_names (rowid, name_folded)
 SELECT id, name_folded FROM customer WHERE id > ? ORDER BY id LIMIT ? + 0"""
 )
-RENAME = Statement(sqlite="UPDATE customer_names SET name_folded = ? WHERE rowid = ?")
-RENAME_ALL = Statement(
+# To take a name out without a trace costs a walk as well: not for one that stays.
+RENAME = Statement(
     sqlite="""
-UPDATE customer_names
-SET name_folded = (SELECT name_folded FROM customer WHERE id = customer_names.rowid)
-WHERE rowid IN (
+UPDATE customer_names SET name_folded = ?1 WHERE rowid = ?2 AND name_folded <> ?1"""
+)
+CURRENT = "(SELECT name_folded FROM customer WHERE id = customer_names.rowid)"
+RENAME_ALL = Statement(
+    sqlite=f"""
+UPDATE customer_names SET name_folded = {CURRENT}
+WHERE name_folded <> {CURRENT} AND rowid IN (
     SELECT customer_id FROM history
     WHERE id = ?1 AND change IS NULL AND action = 'customer.updated'
     UNION ALL

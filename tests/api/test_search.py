@@ -1,10 +1,12 @@
 """Search by a part of a name: any case, any Unicode normalisation."""
 
+from typing import Any
 from unicodedata import normalize
 from urllib.parse import quote
 
 import pytest
 
+import db
 from storage.schema import fold_name
 from tests.support import ApiClient
 
@@ -39,6 +41,34 @@ async def test_search_after_a_correction(api: ApiClient, customer: int) -> None:
     assert reply.data["name"] == RENE
     path = f"GET /api/v1/customers?name={quote(COMPOSED.upper())}"
     assert [row["name"] for row in (await api(path)).data] == [RENE]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_any_length(api: ApiClient, engine: Any, indexed: bool) -> None:
+    """A text that is too short for the index is found all the same."""
+    long = "".join(map(chr, range(0x4E00, 0x4E00 + 199)))
+    people = ["Ann", "Ännchen %_\\", f"{long}Z", f"Z{long}"]
+    for name in people:
+        await api("POST /api/v1/customer", {"name": name, "address": ""}, 201)
+    if indexed:
+        await engine.write(db.index_names)
+    for part, found in (
+        ("", [1, 2, 3, 4]),
+        ("N", [1, 2]),
+        ("nN", [1, 2]),
+        ("ANN", [1]),
+        ("nnc", [2]),
+        ("%_", [2]),
+        ("%_\\", [2]),
+        ("%%%", []),
+        (long, [3, 4]),
+        (f"{long}z", [3]),
+        (long[50:60], [3, 4]),
+        (long[50:150] + long[50:150], []),
+    ):
+        reply = await api(f"GET /api/v1/customers?name={quote(part)}")
+        assert [row["id"] for row in reply.data] == found, part
+        assert await engine.scan(db.count_customers, part) == len(found)
 
 
 def test_fold_name() -> None:

@@ -176,9 +176,13 @@ class ConnectionPool:
             if rest > 0:
                 self._timer = loop.call_later(rest, self._close_idle)
                 return
-            closing = loop.create_task(self.idle.pop(0).close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close(self.idle.pop(0))
+
+    def _close(self, connection: PostgresConnection) -> None:
+        """Close a connection beside all else."""
+        closing = asyncio.get_running_loop().create_task(connection.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _connect(self) -> PostgresConnection:
         generation = self.hosts.generation
@@ -204,9 +208,11 @@ class ConnectionPool:
             if self._timer is None and len(self.idle) > 1:
                 self._timer = loop.call_later(IDLE_SECONDS, self._close_idle)
             return
+        if self.reporting:  # it was stopped, and the server is to hear that
+            self._close(connection)
+            return
         connection.raw.terminate()
-        # A report that was stopped says nothing of its host.
-        if not self.reporting and connection.generation == self.hosts.generation:
+        if connection.generation == self.hosts.generation:
             self.hosts.generation += 1
 
     async def close(self) -> None:

@@ -1,5 +1,6 @@
 """Imports as requests: what they add, refuse, repeat and undo."""
 
+import asyncio
 from typing import Any
 
 import pytest

@@ -1,6 +1,6 @@
 """The API against dictionaries: imports, their undo, filters, counts and sums."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -440,6 +440,11 @@ class ImportingShop(Shop):
         if filters["owner"] not in (None, *self.people):
             self.send(f"GET {path}", 404)
             return
+        self.add_up(query, by, rows)
+
+    def add_up(self, query: dict[str, str], by: str, rows: Iterable[Any]) -> None:
+        """Compare the sums of some purchases."""
+        path = f"/api/v1/summary?{urlencode(query | {'by': by})}"
         sums: dict[Any, list[int]] = {}
         for row in rows:
             key: Any = {
@@ -462,7 +467,14 @@ class ImportingShop(Shop):
             }
             for key, (number, quantity) in items
         ]
+        limit = int(query.get("limit", len(wanted)))
         assert self.send(f"GET {path}").data == wanted[:limit]
+
+    def teardown(self) -> None:
+        """Compare all sums too."""
+        for by in ("day", "customer", "purchase_name"):
+            self.add_up({}, by, self.bought.values())
+        super().teardown()
 
 
 def test_api_against_dictionaries(
@@ -472,7 +484,7 @@ def test_api_against_dictionaries(
     monkeypatch.setattr(purchase_search, "SCAN_ROWS", 3)
     monkeypatch.setattr(lists, "SCAN_ROWS", 3)
     bounded = bounds(
-        max_examples=25,
+        max_examples=45,
         stateful_step_count=50,
         deadline=None,
         database=None,

@@ -137,12 +137,20 @@ def stage_rows(place: int, chunk: str) -> Unit[None]:
     """Stage a chunk of purchases from a place on, the first clearing what was left."""
     if place == 0:
         yield from clear_stage()
+    yield from _create_stage()
     yield STAGE_ROWS, (place, chunk)
 
 
 def clear_stage() -> Unit[None]:
     """Forget what was staged."""
-    for statement in (CREATE_STAGE, CLEAR_STAGE, CREATE_OWNERS, CLEAR_OWNERS):
+    yield from _create_stage()
+    for statement in (CLEAR_STAGE, CLEAR_OWNERS):
+        yield statement, ()
+
+
+def _create_stage() -> Unit[None]:
+    """Create the tables: they are gone when the connection was opened anew."""
+    for statement in (CREATE_STAGE, CREATE_OWNERS):
         yield statement, ()
 
 
@@ -356,6 +364,7 @@ def _add_purchases(
     """Add the purchases: what is staged, on SQLite, or the chunks. UnavailableError."""
     number, owners = len(rows.owners), rows.owners
     add_staged = ADD_STAGED
+    yield from _create_stage()
     if rows.pairs is not None:
         new = iter(created)
         ids = [next(new) if known is None else known for known in rows.pairs]

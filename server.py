@@ -84,13 +84,12 @@ def init_app(
     """Return the application, on a database that `try_make_db` has made."""
     authenticator = authenticator or Authenticator()
     cors = Cors(settings.cors_origins)
-    metrics = _make_metrics(settings)
+    metrics, broadcast = _make_metrics(settings), Broadcast()
     app = web.Application()
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
     frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
-    app[BROADCAST] = broadcast = Broadcast()
-    app[imports.IMPORTS] = imports.Imports()
+    app[BROADCAST], app[imports.IMPORTS] = broadcast, imports.Imports()
     app[HISTORY_DAYS] = settings.history_days
     app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)

@@ -252,8 +252,10 @@ async def answer(
     async with imports.turn():
         content = await read_content(request, MAX_FILE)
         key = idempotency_key(request, content)
-        if key is not None and (stored := await engine.read(db.find_response, key)):
-            return respond(request, stored)
+        if key is not None and not dry_run:
+            stored = await engine.read(db.find_response, key)
+            if stored is not None:
+                return respond(request, stored)
         reader = await check_file(content, is_csv(media_type, content))
         if dry_run:
             rows = await look(engine, report, reader)

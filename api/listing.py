@@ -220,8 +220,7 @@ async def respond(
         found = number(request, "after", 0, MAX_ID)
         after = start if found is None else found
     if count is not None and _wants_count(request):
-        total = f"Preference-Applied: count=exact\r\nTotal-Count: {await count()}\r\n"
-        form = form._replace(lines=form.lines + total)
+        form = form._replace(lines=form.lines + COUNTED.format(await count()))
     page = await read(query, after, limit or PAGE_ROWS)
     if problem := untagged_problem(request):
         raise problem
@@ -258,6 +257,7 @@ def _format_of(request: web.Request, formats: Sequence[Format]) -> Format:
     return negotiate(request, formats)
 
 
+COUNTED = "Preference-Applied: count=exact\r\nTotal-Count: {}\r\n"
 COUNT = re.compile(r'count\s*=\s*(?:exact|"exact")\s*(?:;.*)?', re.IGNORECASE)
 
 

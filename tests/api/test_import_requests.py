@@ -136,6 +136,8 @@ async def test_repeated(api: ApiClient, customer: int) -> None:
     again = await api(IMPORTS, TWO, 201, **headers)
     assert again.text == first.text
     assert again.headers["Idempotency-Replayed"] == "true"
+    path = f"{IMPORTS}?dry_run=true"
+    assert (await api(path, b"name,address\nx,\n", 200, **headers)).data["customers"]
     other = await api(IMPORTS, TWO + b"1,x,1,\n", 422, **headers)
     assert "Idempotency-Key" in other.json["errors"][0]["detail"]
     await api(IMPORTS, TWO, 422, Content_Type=CSV)
@@ -203,3 +205,22 @@ async def test_changed_meanwhile(
     reply = await send(api, f"{PAIRS}\nAda,,Cup,1\n")
     assert reply.data["customers"] == 0
     assert await list_names(api) == ["Ada"]
+
+
+@one_engine
+async def test_staged_rows_are_gone(
+    api: ApiClient, customer: int, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection was opened anew between: nothing is stored, and 503 says so."""
+    write = engine.write_alone
+
+    async def later(*args: Any) -> Any:
+        engine.health.stale = True
+        return await write(*args)
+
+    monkeypatch.setattr(engine, "write_alone", later)
+    reply = await api(IMPORTS, TWO, 503, Content_Type=CSV)
+    assert "send the file again" in reply.json["detail"]
+    assert await list_ids(api) == []
+    monkeypatch.undo()
+    await api(IMPORTS, TWO, 201, Content_Type=CSV)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 EXPOSED_HEADERS = (
-    "Deprecation, ETag, Idempotency-Replayed, Link, Location, Retry-After, "
-    "WWW-Authenticate, X-Request-Id"
+    "Change, Content-Location, Deprecation, ETag, Feed-Cursor, Idempotency-Replayed, "
+    "Link, Location, Preference-Applied, Retry-After, Total-Count, WWW-Authenticate, "
+    "X-Request-Id"
 )
 ALLOWED_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
-    "X-Request-Id"
+    "Last-Event-ID, Prefer, X-Request-Id"
 )
 
 

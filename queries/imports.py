@@ -280,11 +280,11 @@ def import_rows(
         check()
     if not new.size and not number:
         return Written(Imported(None, 0, 0), None)
+    yield LOCK_IDS, ()  # before any id is taken
     keeps = False
     if rows.has_ids:
         table = "purchases" if number else "customer"
         keeps = yield from _reserve(table, rows.least_id, rows.greatest_id)
-    yield LOCK_IDS, ()
     change = yield from next_change()
     created: Sequence[int]
     if keeps and not number:
@@ -362,14 +362,10 @@ def _add_purchases(
     keeps_ids: bool,
 ) -> Unit[None]:
     """Add the purchases: what is staged, on SQLite, or the chunks. UnavailableError."""
-    number, owners = len(rows.owners), rows.owners
-    add_staged = ADD_STAGED
+    number, new = len(rows.owners), iter(created)
     yield from _create_stage()
-    if rows.pairs is not None:
-        new = iter(created)
-        ids = [next(new) if known is None else known for known in rows.pairs]
-        yield SET_OWNERS, (json.dumps(ids),)
-        owners, add_staged = [ids[owner] for owner in owners], ADD_STAGED_OF_PAIRS
+    ids = [next(new) if known is None else known for known in rows.pairs or ()]
+    yield SET_OWNERS, (json.dumps(ids),)
     drawn: Sequence[int] = ()
     if keeps_ids:
         least, greatest = rows.least_id, rows.greatest_id
@@ -380,10 +376,12 @@ def _add_purchases(
     if staged := (yield COUNT_STAGED, ()):
         if staged != [(number,)]:
             raise UnavailableError("what was staged is gone: send the file again")
+        add_staged = ADD_STAGED if rows.pairs is None else ADD_STAGED_OF_PAIRS
         yield add_staged, (keeps_ids, least, author.at)
         yield RECORD_STAGED, (*written, least, greatest)
         yield from clear_stage()
         return
+    owners = rows.owners if rows.pairs is None else [ids[at] for at in rows.owners]
     for place, chunk in enumerate(rows.chunks):
         numbers = _slice(drawn, place)
         if keeps_ids:

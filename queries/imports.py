@@ -243,6 +243,13 @@ INSERT INTO history (change, at, caller, action, customer_id, purchase_id)
 SELECT ?, ?, nullif(?, ''), 'purchase.added', customer_id, id
 FROM purchases WHERE id BETWEEN ? AND ? ORDER BY id"""
 )
+RECORD_KEPT = Statement(
+    sqlite="""
+INSERT INTO history (change, at, caller, action, customer_id, purchase_id)
+SELECT ?, ?, nullif(?, ''), 'purchase.added', p.customer_id, p.id
+FROM temp.import_rows AS r CROSS JOIN purchases AS p ON p.id = r.id ORDER BY r.place"""
+)
+"""For ids of a file, which may come in any order."""
 ADD_CHUNK = Statement(
     postgres="""
 WITH file AS MATERIALIZED (
@@ -367,18 +374,18 @@ def _add_purchases(
     ids = [next(new) if known is None else known for known in rows.pairs or ()]
     yield SET_OWNERS, (json.dumps(ids),)
     drawn: Sequence[int] = ()
-    if keeps_ids:
-        least, greatest = rows.least_id, rows.greatest_id
-    else:
+    if not keeps_ids:
         drawn = yield from _draw("purchases", number)
-        least, greatest = drawn[0], drawn[-1]
     written = change, author.at, author.caller
     if staged := (yield COUNT_STAGED, ()):
         if staged != [(number,)]:
             raise UnavailableError("what was staged is gone: send the file again")
         add_staged = ADD_STAGED if rows.pairs is None else ADD_STAGED_OF_PAIRS
-        yield add_staged, (keeps_ids, least, author.at)
-        yield RECORD_STAGED, (*written, least, greatest)
+        yield add_staged, (keeps_ids, drawn[0] if drawn else 0, author.at)
+        if keeps_ids:
+            yield RECORD_KEPT, written
+        else:
+            yield RECORD_STAGED, (*written, drawn[0], drawn[-1])
         yield from clear_stage()
         return
     owners = rows.owners if rows.pairs is None else [ids[at] for at in rows.owners]

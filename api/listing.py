@@ -258,6 +258,7 @@ def _format_of(request: web.Request, formats: Sequence[Format]) -> Format:
 
 
 COUNTED = "Preference-Applied: count=exact\r\nTotal-Count: {}\r\n"
+COUNT_NAME = re.compile(r"count\s*(?:[=;]|\Z)", re.IGNORECASE)
 COUNT = re.compile(r'count\s*=\s*(?:exact|"exact")\s*(?:;.*)?', re.IGNORECASE)
 
 
@@ -267,8 +268,9 @@ def _wants_count(request: web.Request) -> bool:
         return False
     preferences = joined_header(request, "Prefer").split(",")
     # The first of several of one name holds.
-    counts = [text for text in preferences if text.strip().lower().startswith("count")]
-    return bool(counts) and COUNT.fullmatch(counts[0].strip()) is not None
+    stripped = (text.strip() for text in preferences)
+    counts = [text for text in stripped if COUNT_NAME.match(text)]
+    return bool(counts) and COUNT.fullmatch(counts[0]) is not None
 
 
 async def _fill_page(

@@ -71,6 +71,16 @@ async def test_jsonl(api: ApiClient, customer: int, kind: str) -> None:
 
 
 @one_engine
+@pytest.mark.parametrize(
+    "content", ["name,address\nx,\n", '\ufeff\n{"name": "x", "address": ""}']
+)
+async def test_any_file(api: ApiClient, content: str) -> None:
+    """What has no media type of its own is judged by its beginning."""
+    await send(api, content, Content_Type="application/octet-stream")
+    assert await list_names(api) == ["x"]
+
+
+@one_engine
 async def test_encoding_of_content(api: ApiClient) -> None:
     await send(api, FILE, 415, Content_Encoding="gzip")
     await send(api, FILE.decode().encode("utf-16"), 400)

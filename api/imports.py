@@ -83,8 +83,7 @@ def media_type_of(request: web.Request) -> str:
 
 
 def is_csv(media_type: str, content: bytes) -> bool:
-    """Return whether a file is CSV, and not JSON Lines; where its type is of any file,
-    by its beginning."""
+    """Return whether a file is CSV, and not JSON Lines."""
     if media_type != ANY_FILE:
         return media_type == CSV
     return not content[:100].removeprefix(BOM).lstrip().startswith(b"{")
@@ -119,14 +118,11 @@ async def look(
     """Return the rows as the database needs them. ProblemError 422 with all faults."""
     rows = reader.rows
     tip = await engine.read(db.read_tip)
-    faults = [
-        FieldError(pointer=f.pointer, detail=f.detail, line=f.line)
-        for f in reader.faults
-    ]
-    number = reader.fault_count
+    faults, number = reader.faults, reader.fault_count
     known: dict[int, int] = {}
     if rows.kind == "customers":
-        known = await _find_customers(report, rows.chunks)
+        pairs = [chunk[1:-1] for chunk in rows.chunks]  # and what else a row has
+        known = await report(db.find_pairs, _array(pairs))
     elif rows.by_pair:
         known = await report(db.find_pairs, _array([*rows.pairs]))
     else:
@@ -139,13 +135,13 @@ async def look(
         new = db.NewCustomers((), 0, frozenset())
     else:
         new = await _new_customers(reader, known)
-    pairs = [known.get(place) for place in range(len(rows.pairs))]
+    owners = [known.get(place) for place in range(len(rows.pairs))]
     return db.ImportRows(
         tip,
         new,
         [chunk.decode() for chunk in rows.chunks] * (rows.kind == "purchases"),
         rows.customers,
-        pairs if rows.by_pair else None,
+        owners if rows.by_pair else None,
         bool(rows.has_ids),
         rows.least_id,
         rows.greatest_id,
@@ -155,11 +151,6 @@ async def look(
 def _array(texts: list[bytes]) -> str:
     """Return an array of JSON texts."""
     return f"[{b','.join(texts).decode()}]"
-
-
-async def _find_customers(report: Report, chunks: list[bytes]) -> dict[int, int]:
-    """Return the ids of the customers of a file who are there, by their places."""
-    return dict(await report(db.find_pairs, _array([c[1:-1] for c in chunks])))
 
 
 async def _find_missing(report: Report, reader: ImportReader) -> list[FieldError]:

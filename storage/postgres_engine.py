@@ -54,7 +54,8 @@ class ConnectionPool:
         self.reporting = reporting
         """Whether a unit sees one snapshot, and ends when its caller goes away."""
         self.idle: list[PostgresConnection] = []
-        self.busy = 0
+        self.busy = self.connecting = 0
+        """How many connections run a unit, and how many are being opened."""
         self.waiting = 0
         self.units = 0
         self.unit_seconds = 0.0
@@ -150,14 +151,20 @@ class ConnectionPool:
                     raise
                 if await self._close_idle_sibling():
                     tries = RELEASE_TRIES
-                elif not tries and not any(pool.busy for pool in self.siblings):
+                elif not tries and not self._is_any_in_use():
                     raise
             if tries:  # the server takes a moment until it counts one less
                 tries -= 1
                 await asyncio.sleep(RELEASE_SECONDS)
             elif not self.idle:
                 self.returned.clear()
-                await self.returned.wait()
+                with suppress(TimeoutError):  # one that was opened may have failed
+                    async with asyncio.timeout(RELEASE_SECONDS * RELEASE_TRIES):
+                        await self.returned.wait()
+
+    def _is_any_in_use(self) -> bool:
+        """Return whether a connection of any pool is to be put back some time."""
+        return any(pool.busy or pool.connecting for pool in self.siblings)
 
     async def _close_idle_sibling(self) -> bool:
         """Close a connection that another pool does not use; return whether one is."""
@@ -186,13 +193,18 @@ class ConnectionPool:
 
     async def _connect(self) -> PostgresConnection:
         generation = self.hosts.generation
-        raw = await self.hosts.connect(self.writing)
-        connection = PostgresConnection(raw, generation, self.writing, self.reporting)
+        self.connecting += 1
         try:
-            await connection.set_up()
-        except BaseException:
-            raw.terminate()
-            raise
+            raw = await self.hosts.connect(self.writing)
+            options = generation, self.writing, self.reporting
+            connection = PostgresConnection(raw, *options)
+            try:
+                await connection.set_up()
+            except BaseException:
+                raw.terminate()
+                raise
+        finally:
+            self.connecting -= 1
         return connection
 
     def _put_back(self, connection: PostgresConnection, sound: bool) -> None:

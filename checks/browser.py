@@ -24,7 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    FilePayload,
+    Locator,
+    Page,
+    sync_playwright,
+)
 
 import handlers
 from checks.fuzz import new_token
@@ -41,6 +48,14 @@ RESPONSES = ".live-responses-table"
 LOCKS = ".authorization__btn, .btn.authorize"
 REFUSED = "the server responded with a status of 422"
 """What Chromium writes on the console about the request that is to be refused."""
+
+
+FILE: FilePayload = {
+    "name": "old.csv",
+    "mimeType": "text/csv",
+    "buffer": b"customer_name,customer_address,purchase_name,quantity\nAda,,Cup,1\n",
+}
+"""A file to import."""
 
 
 @dataclass
@@ -161,6 +176,8 @@ def run(page: Page, name: str, fields: dict[str, str]) -> str:
         else:
             given.fill(text)
             given.blur()
+    for upload in operation.locator("input[type=file]").all():
+        upload.set_input_files(FILE)
     with page.expect_response("**/*"):
         operation.locator(".execute").click()
     operation.locator(".loading-container").wait_for(state="detached")
@@ -191,6 +208,7 @@ def run_others(page: Page) -> dict[str, str]:
         "undo_change": {"change_id": str(UNDONE)},
         "erase_customer": {**of_customer, "purge": "true"},
         "docs_asset": {"asset": "index.css"},
+        "summarize_purchases": {"by": "day"},
     }
     ran = {CREATE.rpartition("-")[2], DELETE.rpartition("-")[2]}
     names = dict.fromkeys([*inputs, *(route.name for route in handlers.ROUTES)])
@@ -227,7 +245,7 @@ def try_all(visit: Visit) -> tuple[list[Row], bytes]:
     one, the_rest, both = delete_by_clicking(page)
     left = call(server, "GET", "/api/v1/purchase/1").json()
     statuses = run_others(page)
-    added = {"create_customer", "add_purchase", "undo_change"}
+    added = {"create_customer", "add_purchase", "undo_change", "import_file"}
     wrong = {
         name: status
         for name, status in statuses.items()

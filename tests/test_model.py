@@ -414,7 +414,7 @@ class ImportingShop(Shop):
             assert reply.data or not link, "an empty page, and more"
             path = link.partition(">")[0].lstrip("<")
 
-    @rule(part=names, limit=st.integers(1, 3), order=st.sampled_from(["asc"]))
+    @rule(part=names, limit=st.integers(1, 3), order=st.sampled_from(["asc", "desc"]))
     def search_customers(self, part: str, limit: int, order: str) -> None:
         """Walk the pages of the customers whose names contain a text."""
         folded = fold_name(part)

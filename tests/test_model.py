@@ -484,7 +484,7 @@ def test_api_against_dictionaries(
     monkeypatch.setattr(purchase_search, "SCAN_ROWS", 3)
     monkeypatch.setattr(lists, "SCAN_ROWS", 3)
     bounded = bounds(
-        max_examples=45,
+        max_examples=25,
         stateful_step_count=50,
         deadline=None,
         database=None,

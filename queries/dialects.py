@@ -7,6 +7,10 @@ PG_TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')"
 PG_ROWS = "'[' || coalesce(string_agg(row_to_json(page)::text, ','), '') || ']'"
 
 
+LAST_ID = "CASE WHEN is_called THEN last_value ELSE last_value - 1 END"
+"""The last id that was drawn, of a sequence of PostgreSQL."""
+
+
 def lock(table: str) -> str:
     """Return what a writer of PostgreSQL calls before it draws an id of a table.
 
@@ -17,8 +21,7 @@ def lock(table: str) -> str:
     sequence = f"{table}_id_seq"
     return f"""pg_advisory_xact_lock_shared(
         (('{sequence}'::regclass::oid::bigint & 65535) << 48) | (
-            SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
-            FROM {sequence}))"""
+            SELECT {LAST_ID} FROM {sequence}))"""
 
 
 def horizon(table: str) -> str:
@@ -37,8 +40,7 @@ SELECT least(drawn, (
         AND (classid::bigint >> 16) = ('{sequence}'::regclass::oid::bigint & 65535)
 )), drawn
 FROM (
-    SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS drawn
-    FROM {sequence} OFFSET 0
+    SELECT {LAST_ID} AS drawn FROM {sequence} OFFSET 0
 ) AS {table}"""
 
 

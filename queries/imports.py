@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from queries.dialects import dialects, lock
+from queries.dialects import LAST_ID, dialects, lock
 from queries.history import HORIZON, Author, next_change
 from queries.records import Imported, StaleError, Written
 from storage.engine import Statement, UnavailableError, Unit
@@ -169,9 +169,7 @@ SELECT_LAST_ID = {
     table: Statement(
         sqlite=f"""
 SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = '{table}'""",
-        postgres=f"""
-SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END
-FROM {table}_id_seq""",
+        postgres=f"SELECT {LAST_ID} FROM {table}_id_seq",
     )
     for table in ("customer", "purchases")
 }
@@ -181,15 +179,12 @@ SET_LAST_ID = {
 }
 DRAW_IDS = {
     table: Statement(
-        sqlite=f"""
-SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = '{table}' AND ? > 0""",
         postgres=f"""
 SELECT coalesce(json_agg(nextval('{table}_id_seq')), '[]')
-FROM generate_series(1, ?)""",
+FROM generate_series(1, ?)"""
     )
     for table in ("customer", "purchases")
 }
-"""The last id, on SQLite, whose ids then follow each other; the ids on PostgreSQL."""
 SELECT_CHANGED = Statement("""
 SELECT c.name, coalesce(c.address, '') FROM customer c
 WHERE c.deleted IS NULL AND c.id IN (
@@ -336,10 +331,10 @@ def _reserve(table: str, least: int, greatest: int) -> Unit[bool]:
 
 def _draw(table: str, count: int) -> Unit[Sequence[int]]:
     """Return so many ids that were never given."""
-    [(drawn,)] = yield DRAW_IDS[table], (count,)
-    if isinstance(drawn, str):
+    for (drawn,) in (yield DRAW_IDS[table], (count,)):
         return list(json.loads(drawn))
-    return range(drawn + 1, drawn + count + 1)
+    [(last,)] = yield SELECT_LAST_ID[table], ()  # on SQLite, those after it are free
+    return range(last + 1, last + count + 1)
 
 
 def _ids_of(chunks: Sequence[str]) -> list[int]:

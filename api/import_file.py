@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+import db
 from api.import_columns import (
     CHECKED_COLUMNS as CHECKED,
     PURCHASES_BY_ID,
@@ -26,7 +27,6 @@ from api.request_body import find_errors, parse, whole
 from api.responses import ENCODER, MAX_ERRORS, FieldError, ProblemError
 from api.schemas import Body
 
-CHUNK_ROWS = 2000
 MAX_ROWS = 250_000
 """The most rows of a file, with the faults: others wait while all are written."""
 
@@ -83,7 +83,7 @@ class ImportedRows:
             self._seen.add(pair)
         self.lines.append(line)
         self._rows.append(values)
-        if len(self._rows) == CHUNK_ROWS:
+        if len(self._rows) == db.CHUNK_ROWS:
             self._flush()
         return ""
 

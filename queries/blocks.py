@@ -6,6 +6,8 @@ nothing: blocks are filled in later, and those above the last one are looked thr
 Dates never change. A purchase that is brought back widens its block.
 """
 
+from collections.abc import Iterable
+
 from queries.dialects import dialects
 from queries.history import MAX_ID, PURCHASE_IDS
 from storage.engine import Statement, Unit
@@ -67,13 +69,17 @@ def widen_blocks(change: int) -> Unit[None]:
     yield WIDEN_BLOCKS, (change,)
 
 
-def ranges(filters: list[str]) -> str:
+def in_time(filters: Iterable[str]) -> str:
+    """Return the condition of a block that filters by time let some of through."""
+    return " AND ".join(IN_TIME[name] for name in filters)
+
+
+def ranges(filters: Iterable[str]) -> str:
     """Return the SELECT of the ranges of ids in which filters by date let some through.
 
     It takes the parameters of the filters.
     """
-    conditions = " AND ".join(IN_TIME[name] for name in filters)
     return f"""
 SELECT block * {BLOCK_IDS} AS low, block * {BLOCK_IDS} + {BLOCK_IDS - 1} AS high
-FROM purchase_blocks WHERE {conditions}
+FROM purchase_blocks WHERE {in_time(filters)}
 UNION ALL SELECT {TAIL}, {MAX_ID}"""

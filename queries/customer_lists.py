@@ -11,6 +11,7 @@ from typing import NamedTuple
 from queries import names
 from queries.dialects import PG_ROWS, PG_TIME
 from queries.history import CUSTOMER_IDS, MAX_ID, TIP, wait_for_writers
+from queries.lists import is_settled
 from queries.records import Page
 from storage import search_index
 from storage.engine import Row, Statement, Unit
@@ -185,7 +186,7 @@ def find_customers(part: str, descending: bool, after: int, limit: int) -> Unit[
             found = yield from _look_or_ask(search, within, limit)
         else:
             found = yield from _find_indexed(search, within, limit, indexed)
-        if most < MAX_ID or not recent or found.passed <= recent[0][2]:
+        if most < MAX_ID or is_settled(recent, found.passed):
             break
         row, most = yield from wait_for_writers(CUSTOMER_IDS.now)
         recent = [row]

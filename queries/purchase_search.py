@@ -8,7 +8,7 @@ import json
 from functools import cache
 from typing import NamedTuple
 
-from queries.blocks import BLOCK_IDS, IN_TIME, TAIL, ranges
+from queries.blocks import BLOCK_IDS, IN_TIME, TAIL, in_time, ranges
 from queries.dialects import dialects
 from queries.history import MAX_ID, PURCHASE_IDS, wait_for_writers
 from queries.lists import SELECT_CUSTOMER_ID, is_settled, select_purchases, tip_of
@@ -76,11 +76,10 @@ def _values(filters: PurchaseFilters, matching: str) -> Row:
 @cache
 def _select_block(names: tuple[str, ...], descending: bool) -> Statement:
     """Return the SELECT of the next block that may hold what filters by time let in."""
-    conditions = " AND ".join(IN_TIME[name] for name in names)
     nearest, order = ("max", "<=") if descending else ("min", ">=")
     return Statement(f"""
 SELECT {nearest}(block), {TAIL} FROM purchase_blocks
-WHERE block {order} ? AND {conditions}""")
+WHERE block {order} ? AND {in_time(names)}""")
 
 
 @cache
@@ -198,7 +197,7 @@ def _source(filters: PurchaseFilters) -> str:
     """Return the FROM of a report, which takes the filters by time as parameters."""
     if not filters.by_time or filters.customer_id is not None:
         return "purchases p"
-    found = ranges([*filters.by_time])
+    found = ranges(filters.by_time)
     return f"({found}) AS r {{cross_join}} purchases p ON p.id BETWEEN r.low AND r.high"
 
 

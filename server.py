@@ -98,10 +98,7 @@ def init_app(
     async def database(app: web.Application) -> AsyncIterator[None]:
         engine = await db.connect(settings.database_url)
         metrics.engine = app[DATABASE] = engine
-        background = [
-            asyncio.create_task(upkeep.forget(engine, settings.history_days)),
-            asyncio.create_task(upkeep.fill_indexes(engine)),
-        ]
+        background = upkeep.start(engine, settings.history_days)
         metrics.start()
         try:
             yield

@@ -16,6 +16,12 @@ INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 1.0, 30.0
 wait after it; how long names wait that are few."""
 
 
+def start(engine: db.Engine, history_days: int) -> list[asyncio.Task[None]]:
+    """Begin with all of it; return the tasks, to be cancelled."""
+    work = forget(engine, history_days), fill_indexes(engine)
+    return [asyncio.create_task(task) for task in work]
+
+
 @contextmanager
 def _going_on(fault: str) -> Iterator[None]:
     """Let a task that runs beside the requests go on after an error."""

@@ -14,9 +14,9 @@ import db
 from api.conditional import idempotency_key, untagged_check, untagged_problem
 from api.import_file import MAX_ROWS, ImportReader
 from api.listing import BOM
-from api.repeatable import respond, write_once
+from api.repeatable import respond, run_once
 from api.replies import imported, imported_response
-from api.request_body import UTF_8_CHARSETS, read_content, switch
+from api.request_body import check_media_type, read_content, switch
 from api.responses import (
     ENCODER,
     MAX_ERRORS,
@@ -31,7 +31,8 @@ MAX_FILE = 16 * 1024 * 1024
 CSV, JSONL_TYPES = "text/csv", ("application/jsonl", "application/x-ndjson")
 ANY_FILE = "application/octet-stream"
 """What tools send that know no CSV, for whom the description names it."""
-MEDIA_TYPES = {CSV, *JSONL_TYPES, ANY_FILE}
+MEDIA_TYPES, NAMED_TYPES = {CSV, *JSONL_TYPES, ANY_FILE}, (CSV, JSONL_TYPES[0])
+"""Those of a file, and those that a refusal names."""
 FILES, TURN_SECONDS = 4, 5.0
 """How many files are in memory at a time, and how long others wait for that."""
 SLICE_ROWS = 100
@@ -69,17 +70,6 @@ class Imports:
 
 
 IMPORTS: web.AppKey[Imports] = web.AppKey("imports", Imports)
-
-
-def media_type_of(request: web.Request) -> str:
-    """Return the media type of a file. ProblemError 415."""
-    header = request.headers.get("Content-Type", "")
-    media_type, *parameters = (part.strip().lower() for part in header.split(";"))
-    charsets = [part for part in parameters if part.startswith("charset")]
-    if media_type in MEDIA_TYPES and UTF_8_CHARSETS.issuperset(charsets):
-        return media_type
-    known = f"{CSV} or {JSONL_TYPES[0]}"
-    raise ProblemError(415, f"Content-Type must be {known}, in UTF-8.")
 
 
 def is_csv(media_type: str, content: bytes) -> bool:
@@ -202,11 +192,11 @@ def invalid_file(faults: list[FieldError], number: int) -> ProblemError:
 
 def explain(problem: ProblemError) -> str:
     """Return a problem of a file with its faults, a line each."""
-    faults = (
-        f"line {fault.line}: {fault.pointer.removeprefix('/')}: {fault.detail}"
+    faults = [
+        (f"line {fault.line}", fault.pointer.removeprefix("/"), fault.detail)
         for fault in problem.errors
-    )
-    return "\n".join((problem.detail, *(line.replace(" : ", " ") for line in faults)))
+    ]
+    return "\n".join([problem.detail, *(": ".join(filter(None, f)) for f in faults)])
 
 
 async def write_rows(
@@ -238,7 +228,8 @@ async def answer(
     request: web.Request, engine: db.Engine, report: Report, author: db.Author
 ) -> web.StreamResponse:
     """Import the file in the body of a request, or say what that would do."""
-    imports, media_type = request.app[IMPORTS], media_type_of(request)
+    imports = request.app[IMPORTS]
+    media_type = check_media_type(request, MEDIA_TYPES, NAMED_TYPES)
     dry_run = switch(request, "dry_run")
     async with imports.turn():
         content = await read_content(request, MAX_FILE)
@@ -257,7 +248,7 @@ async def answer(
 
         def write(rows: db.ImportRows) -> Awaitable[RawResponse]:
             values = rows, author, untagged_check(request)
-            alone = engine.write_alone, content, imported_response, db.import_rows
-            return write_once(request, *alone, *values)
+            alone = engine.write_alone, key, imported_response, db.import_rows
+            return run_once(request, *alone, *values)
 
         return await write_rows(engine, report, imports, reader, write)

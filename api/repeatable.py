@@ -17,13 +17,25 @@ Write = Callable[..., Awaitable[Any]]
 async def write_once(
     request: web.Request,
     write: Write,
-    body: msgspec.Struct | bytes,
+    body: msgspec.Struct,
     render: Callable[[db.Written[db.T]], db.StoredResponse],
     query: Callable[[*db.Ts], db.Unit[db.Written[db.T]]],
     *args: *db.Ts,
 ) -> RawResponse:
     """Run a query, once for each idempotency key, and respond with what it made."""
     key = idempotency_key(request, body)
+    return await run_once(request, write, key, render, query, *args)
+
+
+async def run_once(
+    request: web.Request,
+    write: Write,
+    key: db.IdempotencyKey | None,
+    render: Callable[[db.Written[db.T]], db.StoredResponse],
+    query: Callable[[*db.Ts], db.Unit[db.Written[db.T]]],
+    *args: *db.Ts,
+) -> RawResponse:
+    """Do the same with a key that was read already, if there is one."""
     if key is None:
         return respond(request, render(await write(query, *args)))
     return respond(request, await write(db.run_idempotent, key, render, query, *args))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import islice
@@ -163,21 +163,32 @@ def _check_size(chunk: bytes, before: int = 0, most: int = MAX_BODY) -> bytes:
 
 
 def _check_content_type(request: web.Request) -> None:
-    content_type = request.headers.get("Content-Type", "")
-    if content_type == "application/json":
+    if request.headers.get("Content-Type") == "application/json":
         return
-    accepted, headers = ["application/json"], {}
+    accepted, headers = ["application/json"], dict[str, str]()
     if request.method == "PATCH":
         accepted.append("application/merge-patch+json")
         headers["Accept-Patch"] = PATCH_TYPES  # RFC 5789, section 2.2
-    media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    check_media_type(request, accepted, accepted, headers)
+
+
+def check_media_type(
+    request: web.Request,
+    accepted: Collection[str],
+    named: Collection[str],
+    headers: Mapping[str, str] | None = None,
+) -> str:
+    """Return the media type of a body in UTF-8, which is one that is accepted.
+
+    ProblemError 415, which names some, with headers.
+    """
+    header = request.headers.get("Content-Type", "")
+    media_type, *parameters = (part.strip().lower() for part in header.split(";"))
     charsets = [part for part in parameters if part.startswith("charset")]
-    if media_type not in accepted or not UTF_8_CHARSETS.issuperset(charsets):
-        raise ProblemError(
-            415,
-            f"Content-Type must be {' or '.join(accepted)}, in UTF-8.",
-            headers=headers,
-        )
+    if media_type in accepted and UTF_8_CHARSETS.issuperset(charsets):
+        return media_type
+    detail = f"Content-Type must be {' or '.join(named)}, in UTF-8."
+    raise ProblemError(415, detail, headers=headers)
 
 
 def numbers(request: web.Request, name: str, least: int) -> list[int]:

@@ -7,6 +7,7 @@ RUN pip install --no-cache-dir --require-hashes -r requirements-run.txt \
     && install --directory --owner=shop --group=shop --mode=700 /data
 COPY server.py handlers.py db.py ./
 COPY api api
+COPY console console
 COPY queries queries
 COPY runtime runtime
 COPY storage storage

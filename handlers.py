@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from aiohttp import web
 
 import db
-from api import imports, request_body
+from api import imports, pages, request_body
+from api.auth import AUTHENTICATOR
 from api.conditional import (
     not_modified,
     precondition,
@@ -16,9 +17,8 @@ from api.conditional import (
     untagged_problem,
 )
 from api.database import DATABASE, HISTORY_DAYS, author, report_of, scan_of
-from api.docs_page import ASSET_TYPES, description, docs, docs_asset
 from api.event_stream import EVENTS, stream
-from api.filters import NAMES as FILTERS, is_descending, purchase_filters, summary_key
+from api.filters import FILTERS, feed_filters, is_descending, purchase_filters, sum_key
 from api.imports import ANY_FILE, MAX_FILE
 from api.listing import FORMATS, PageQuery, RunQuery, negotiate, respond, respond_whole
 from api.middleware import METRICS
@@ -39,11 +39,11 @@ from api.replies import (
     undone_response,
 )
 from api.request_body import optional_past_time, value_or_none
-from api.responses import CALLER, ENCODER, ProblemError, RawResponse, invalid_field
+from api.responses import CALLER, ProblemError, RawResponse, invalid_field, ok_body
 from api.routing import Route, SecondBody, path_id
 from api.schemas import (
     MAX_ID,
-    Action,
+    CallerReply,
     ChangeReply,
     CustomerChanges,
     CustomerReply,
@@ -249,7 +249,7 @@ def _list_purchases(
 
 async def summarize_purchases(request: web.Request) -> web.StreamResponse:
     """Return how many purchases there are, and of what quantity, by a key."""
-    by = summary_key(request)
+    by = sum_key(request)
     limit = request_body.number(request, "limit", 1, 1000)
     customer_id = request_body.number(request, "customer_id", 1, MAX_ID)
     filters = purchase_filters(request, customer_id)
@@ -275,12 +275,7 @@ def import_file(request: web.Request) -> Awaitable[web.StreamResponse]:
 
 async def read_changes(request: web.Request) -> web.StreamResponse:
     """Return the rows of the history, in the order of the feed."""
-    filters = db.Filters(
-        request_body.number(request, "customer_id", 1, MAX_ID),
-        request_body.number(request, "purchase_id", 1, MAX_ID),
-        request_body.text(request, "caller"),
-        request_body.text(request, "action", get_args(Action)),
-    )
+    filters = feed_filters(request)
     descending = is_descending(request)
     engine = request.app[DATABASE]
     scan = scan_of(request)
@@ -316,22 +311,28 @@ async def undo_change(request: web.Request) -> web.StreamResponse:
 # The server itself
 
 
+async def read_caller(request: web.Request) -> web.StreamResponse:
+    """Return who calls, and whether its token may write."""
+    name, access = request.app[AUTHENTICATOR].caller_of(request)
+    return untagged(request, ok_body(CallerReply(name, access)))
+
+
 async def welcome(request: web.Request) -> web.StreamResponse:
-    """Return the name and the version of this server."""
+    """Return the name and the version of this server; a browser goes to the console."""
     info = ServerInfo("customer purchase server", VERSION, True, "/docs")
-    return untagged(request, ENCODER.encode(info))
+    return pages.welcome(request, info)
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
     """Return that the process answers."""
-    return untagged(request, ENCODER.encode(HealthReply("ok")))
+    return untagged(request, HealthReply("ok"))
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
     """Try the database; 503 names the fault."""
     database = request.app[DATABASE]
     await database.check()
-    return untagged(request, ENCODER.encode(HealthReply("ok", database.name)))
+    return untagged(request, HealthReply("ok", database.name))
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
@@ -348,9 +349,6 @@ OF_ONE = OF_CUSTOMER | {"customer_id"}
 NAMED = PAGING | {"name", "order"}
 FEED = PAGING | {"order", "customer_id", "purchase_id", "caller", "action"}
 SUMS = FILTERS | {"by", "customer_id", "limit"}
-DRY_RUN = frozenset({"dry_run"})
-PURGE = frozenset({"purge"})
-CHOICE = frozenset({"delete_all", "purchase_id"})
 CUSTOMER = "/api/v1/customer"
 ONE_CUSTOMER = "/api/v1/customer/{customer_id}"
 PURCHASES = "/api/v1/purchase/{customer_id}"
@@ -360,40 +358,39 @@ ONE_PURCHASE = "/api/v1/customer/{customer_id}/purchase/{purchase_id}"
 FEED_FORMATS = (*FORMATS, EVENTS)
 FILE_TYPES = ("text/csv", "application/jsonl")
 
-PURCHASE_ITEMS = list[PurchaseListItem]
-CUSTOMER_ITEMS = list[CustomerReply]
-CHANGE_ITEMS = list[ChangeReply]
-SUMMARY_ITEMS = list[SummaryItem]
 UPDATE = SecondBody(PurchaseValues, PurchaseReply)
 """The deletion is also the update as it was first described."""
 
 # fmt: off
 ROUTES = (
-    Route("GET", PURCHASES, list_customer_purchases, None, PURCHASE_ITEMS, 200, "read", OF_CUSTOMER),
+    Route("GET", PURCHASES, list_customer_purchases, None, list[PurchaseListItem], 200, "read", OF_CUSTOMER),
     Route("POST", PURCHASES, add_purchase, NewPurchase, PurchaseAdded, 201, "write"),
-    Route("DELETE", PURCHASES, delete_purchases, Deletion, int, 200, "write", CHOICE, second_body=UPDATE),
+    Route("DELETE", PURCHASES, delete_purchases, Deletion, int, 200, "write", frozenset({"delete_all", "purchase_id"}), second_body=UPDATE),
     Route("PATCH", PURCHASE, change_purchase, PurchaseChanges, PurchaseReply, 200, "write"),
     Route("PUT", PURCHASE, replace_purchase, PurchaseValues, PurchaseReply, 200, "write"),
     Route("POST", CUSTOMER, create_customer, NewCustomer, CustomerReply, 201, "write"),
-    Route("GET", CUSTOMER, list_purchases, None, PURCHASE_ITEMS, 200, "read", OF_ONE),
+    Route("GET", CUSTOMER, list_purchases, None, list[PurchaseListItem], 200, "read", OF_ONE),
     Route("GET", ONE_CUSTOMER, read_customer, None, CustomerReply, 200, "read"),
     Route("PATCH", ONE_CUSTOMER, change_customer, CustomerChanges, CustomerReply, 200, "write"),
-    Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write", PURGE),
+    Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write", frozenset({"purge"})),
     Route("GET", ONE_PURCHASE, read_purchase, None, PurchaseReply, 200, "read"),
-    Route("GET", "/api/v1/customers", find_customers, None, CUSTOMER_ITEMS, 200, "read", NAMED),
+    Route("GET", "/api/v1/customers", find_customers, None, list[CustomerReply], 200, "read", NAMED),
     Route("GET", "/api/v1/customers.{format}", find_customers, None, str, 200, "read", NAMED, FILE_TYPES, operation="download_customers"),
     Route("GET", "/api/v1/purchases.{format}", list_purchases, None, str, 200, "read", OF_ONE, FILE_TYPES, operation="download_purchases"),
-    Route("GET", "/api/v1/summary", summarize_purchases, None, SUMMARY_ITEMS, 200, "read", SUMS),
-    Route("POST", "/api/v1/imports", import_file, None, ImportReply, 201, "write", DRY_RUN, file_type=ANY_FILE, max_body=MAX_FILE),
-    Route("GET", "/api/v1/changes", read_changes, None, CHANGE_ITEMS, 200, "read", FEED),
-    Route("GET", "/api/v1/changes/{change_id}", read_change, None, CHANGE_ITEMS, 200, "read", PAGING),
+    Route("GET", "/api/v1/summary", summarize_purchases, None, list[SummaryItem], 200, "read", SUMS),
+    Route("POST", "/api/v1/imports", import_file, None, ImportReply, 201, "write", frozenset({"dry_run"}), file_type=ANY_FILE, max_body=MAX_FILE),
+    Route("GET", "/api/v1/changes", read_changes, None, list[ChangeReply], 200, "read", FEED),
+    Route("GET", "/api/v1/changes/{change_id}", read_change, None, list[ChangeReply], 200, "read", PAGING),
     Route("POST", "/api/v1/changes/{change_id}/undo", undo_change, None, UndoReply, 201, "write"),
+    Route("GET", "/api/v1/caller", read_caller, None, CallerReply, 200, "read"),
     Route("GET", "/", welcome, None, ServerInfo, 200, "public"),
     Route("GET", "/livez", livez, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),
     Route("GET", "/readyz", readyz, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),
     Route("GET", "/metrics", metrics, None, str, 200, "read", media_types=("text/plain",), is_quiet=True),
-    Route("GET", "/openapi.json", description, None, dict[str, Any], 200, "public", is_file=True),
-    Route("GET", "/docs", docs, None, str, 200, "public", media_types=("text/html",), is_file=True),
-    Route("GET", "/docs/{asset}", docs_asset, None, bytes, 200, "public", media_types=ASSET_TYPES, is_file=True),
+    Route("GET", "/openapi.json", pages.description, None, dict[str, Any], 200, "public", is_file=True),
+    Route("GET", "/docs", pages.docs, None, str, 200, "public", media_types=("text/html",), is_file=True),
+    Route("GET", "/docs/{asset}", pages.docs_asset, None, bytes, 200, "public", media_types=pages.ASSET_TYPES, is_file=True),
+    Route("GET", "/console", pages.console, None, str, 200, "public", media_types=("text/html",), is_file=True),
+    Route("GET", "/console/{asset}", pages.console_asset, None, bytes, 200, "public", media_types=pages.ASSET_TYPES, is_file=True),
 )
 # fmt: on

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 import db
 import handlers
-from api import docs_page, imports, openapi, upkeep
-from api.auth import Authenticator, new_token, read_tokens
+from api import imports, openapi, pages, upkeep
+from api.auth import AUTHENTICATOR, Authenticator, new_token, read_tokens
 from api.connections import Runner
 from api.cors import Cors
 from api.database import DATABASE, HISTORY_DAYS
@@ -66,9 +66,9 @@ def try_make_db(url: str = DEFAULTS.database_url) -> None:
 
 
 @cache
-def _static_files(secured: bool) -> Mapping[str, docs_page.StaticFile]:
+def _static_files(secured: bool) -> Mapping[str, pages.StaticFile]:
     description = openapi.describe(handlers.ROUTES, handlers.VERSION, secured)
-    return docs_page.static_files(description)
+    return pages.static_files(description)
 
 
 def _make_metrics(settings: Settings) -> Metrics:
@@ -89,9 +89,10 @@ def init_app(
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
     frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
+    app[AUTHENTICATOR] = authenticator
     app[BROADCAST], app[imports.IMPORTS] = broadcast, imports.Imports()
     app[HISTORY_DAYS] = settings.history_days
-    app[docs_page.STATIC_FILES] = _static_files(authenticator.tokens is not None)
+    app[pages.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
     app[ROUTE_TABLE].add_to(app.router, lambda route: instrument(route, frame), expects)
 

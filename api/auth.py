@@ -8,7 +8,7 @@ import secrets
 import stat
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from aiohttp import web
 
@@ -16,6 +16,7 @@ import db
 from api.responses import ProblemError
 
 LOG = logging.getLogger("server")
+Access = Literal["read", "write"]
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LINE = re.compile(r"([A-Za-z0-9._-]{1,64})\s+([0-9A-Fa-f]{64})\s+(read|write)")
 
@@ -26,10 +27,10 @@ class Token(NamedTuple):
     caller: str
     digest: bytes
     """The SHA-256 of the token."""
-    access: str
+    access: Access
 
 
-def new_token(name: str, access: str) -> tuple[str, str]:
+def new_token(name: str, access: Access) -> tuple[str, str]:
     """Return a new token, and its line for the token file. ValueError."""
     token = secrets.token_urlsafe(32)
     line = f"{name} {sha256(token.encode()).hexdigest()} {access}"
@@ -64,7 +65,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
                 f"API_TOKENS_FILE {path}, line {number}: "
                 "not `name sha256-hex read|write`"
             )
-        tokens.append(Token(match[1], bytes.fromhex(match[2]), match[3]))
+        tokens.append(Token(match[1], bytes.fromhex(match[2]), cast(Access, match[3])))
     if not tokens:
         LOG.warning("API_TOKENS_FILE %s holds no token: nobody can come in", path)
     return tuple(tokens)
@@ -80,10 +81,7 @@ class Authenticator:
         """Return the caller of a request, "" for anybody. ProblemError 401 or 403."""
         if self.tokens is None or access == "public":
             return ""
-        values = request.headers.getall("Authorization", ())
-        value = values[0] if len(values) == 1 else ""
-        scheme, _, text = value.partition(" ")
-        token = self._find(text.strip()) if scheme.lower() == "bearer" else None
+        token = self._token_of(request)
         if token is None:
             raise ProblemError(
                 401,
@@ -94,6 +92,17 @@ class Authenticator:
             raise ProblemError(403, "This token may only read.")
         return token.caller
 
+    def caller_of(self, request: web.Request) -> tuple[str | None, Access]:
+        """Return the name of a caller that was authenticated, and what it may do."""
+        token = self._token_of(request)
+        return (None, "write") if token is None else (token.caller, token.access)
+
+    def _token_of(self, request: web.Request) -> Token | None:
+        values = request.headers.getall("Authorization", ())
+        value = values[0] if len(values) == 1 else ""
+        scheme, _, text = value.partition(" ")
+        return self._find(text.strip()) if scheme.lower() == "bearer" else None
+
     def _find(self, text: str) -> Token | None:
         digest = sha256(text.encode("utf-8", "surrogateescape")).digest()
         found = None
@@ -101,3 +110,6 @@ class Authenticator:
             if hmac.compare_digest(token.digest, digest):
                 found = token
         return found
+
+
+AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator", Authenticator)

@@ -129,12 +129,13 @@ def untagged_check(request: web.Request) -> Callable[[], None] | None:
 
 
 def untagged(
-    request: web.Request, body: bytes, content_type: str = JSON
+    request: web.Request, body: bytes | msgspec.Struct, content_type: str = JSON
 ) -> RawResponse:
     """Return a 200 without an entity tag. ProblemError 412; 304 where that holds."""
     if problem := untagged_problem(request):
         raise problem
-    return RawResponse(200, body, content_type=content_type)
+    content = body if isinstance(body, bytes) else ENCODER.encode(body)
+    return RawResponse(200, content, content_type=content_type)
 
 
 def idempotency_key(

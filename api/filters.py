@@ -7,10 +7,10 @@ from aiohttp import web
 import db
 from api import request_body
 from api.responses import invalid_field
-from api.schemas import SummaryKey
+from api.schemas import MAX_ID, Action, SummaryKey
 from api.times import parse_time
 
-NAMES = frozenset({"purchased_from", "purchased_before", "purchase_name"})
+FILTERS = frozenset({"purchased_from", "purchased_before", "purchase_name"})
 
 
 def purchase_filters(
@@ -24,6 +24,16 @@ def purchase_filters(
         _time(request, "purchased_from"),
         _time(request, "purchased_before"),
         request_body.text(request, "purchase_name") or None,
+    )
+
+
+def feed_filters(request: web.Request) -> db.Filters:
+    """Return the filters of the feed. ProblemError 422."""
+    return db.Filters(
+        request_body.number(request, "customer_id", 1, MAX_ID),
+        request_body.number(request, "purchase_id", 1, MAX_ID),
+        request_body.text(request, "caller"),
+        request_body.text(request, "action", get_args(Action)),
     )
 
 
@@ -47,7 +57,7 @@ def is_descending(request: web.Request) -> bool:
     return request_body.text(request, "order", ("asc", "desc")) == "desc"
 
 
-def summary_key(request: web.Request) -> str:
+def sum_key(request: web.Request) -> str:
     """Return by what to sum up. ProblemError 422 without it."""
     keys = get_args(SummaryKey)
     by = request_body.text(request, "by", keys)

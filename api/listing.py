@@ -20,6 +20,7 @@ from api.responses import (
     FIXED_HEADERS,
     JSON,
     REQUEST_ID,
+    VARY,
     ProblemError,
     RawResponse,
 )
@@ -64,7 +65,7 @@ class Format(NamedTuple):
     rows: Callable[[RowType, str], bytes]
     between: bytes = b""
     after: bytes = b""
-    lines: str = "Vary: Accept\r\n"
+    lines: str = VARY
     """Headers of the response."""
 
     def start(self, row_type: RowType) -> bytes:
@@ -127,19 +128,26 @@ def file_format(name: str) -> Format:
     return FORMATS[1]._replace(lines=lines)
 
 
+ANYTHING = {"*/*": 1.0}
+
+
 def negotiate(request: web.Request, formats: Sequence[Format] = FORMATS) -> Format:
     """Return the format that a client prefers (RFC 9110, 12.5.1). ProblemError 406."""
     if request.headers.get("Accept", "*/*") == "*/*":
         return formats[0]
-    accept = joined_header(request, "Accept")
-    ranges = dict(_range(part) for part in accept.split(",") if part.strip())
-    if not ranges:
-        return formats[0]
-    best = max(formats, key=lambda form: _quality(form.media_type, ranges))
-    if _quality(best.media_type, ranges) <= 0:
+    weights = qualities(request, *(form.media_type for form in formats))
+    best = formats[weights.index(max(weights))]
+    if max(weights) <= 0:
         names = ", ".join(form.media_type for form in formats)
         raise ProblemError(406, f"A list comes as one of {names}.")
     return best
+
+
+def qualities(request: web.Request, *media_types: str) -> list[float]:
+    """Return how much a client wants each media type; without Accept all alike."""
+    accept = joined_header(request, "Accept") if "Accept" in request.headers else ""
+    ranges = dict(_range(part) for part in accept.split(",") if part.strip())
+    return [_quality(kind, ranges or ANYTHING) for kind in media_types]
 
 
 def _range(part: str) -> tuple[str, float]:

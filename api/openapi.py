@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 import msgspec
 
-from api.docs_page import STATIC
+from api.pages import STATIC
 from api.parameters import FEED_PARAMETERS, FILE, PARAMETERS
 from api.responses import ENCODER, PHRASES, PROBLEM, ProblemDetails
 from api.routing import JSON_ONLY, Route

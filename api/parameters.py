@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from api.conditional import KEY
-from api.docs_page import ASSETS
+from api.pages import ASSETS
 from api.schemas import (
     MAX_ID,
     Action,

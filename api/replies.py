@@ -6,7 +6,7 @@ from msgspec import UNSET, UnsetType
 import db
 from api.conditional import entity_tag
 from api.listing import RowType
-from api.responses import ENCODER, RawResponse, ok
+from api.responses import ENCODER, RawResponse, ok, ok_body
 from api.schemas import (
     Action,
     ChangeReply,
@@ -49,7 +49,7 @@ def purchase_response(row: db.Purchase) -> RawResponse:
 
 def created_response(written: db.Written[db.Customer]) -> db.StoredResponse:
     row, change = written
-    body = ENCODER.encode({"status": "ok", "data": customer(row)})
+    body = ok_body(customer(row))
     location = f"/api/v1/customer/{row.id}"
     tag = entity_tag(row.version)
     return db.StoredResponse(201, location, tag, body, row.id, change)
@@ -64,7 +64,7 @@ def added_response(written: db.Written[db.Purchase]) -> db.StoredResponse:
         row.customer_id,
         short_time(row.purchased_on),
     )
-    body = ENCODER.encode({"status": "ok", "data": reply})
+    body = ok_body(reply)
     tag, owner = entity_tag(row.version), int(row.customer_id)
     return db.StoredResponse(201, location(row), tag, body, owner, change)
 
@@ -189,7 +189,7 @@ CHANGE_ROWS = RowType(ChangeReply, change_replies, as_stored=False)
 def undone_response(written: db.Written[db.Undone]) -> db.StoredResponse:
     row, change = written
     reply = UndoReply(str(row.change), str(row.undoes), row.rows)
-    body = ENCODER.encode({"status": "ok", "data": reply})
+    body = ok_body(reply)
     location = f"/api/v1/changes/{row.change}"
     return db.StoredResponse(201, location, "", body, None, change)
 
@@ -201,7 +201,7 @@ def imported(row: db.Imported) -> ImportReply:
 
 def imported_response(written: db.Written[db.Imported]) -> db.StoredResponse:
     row, change = written
-    body = ENCODER.encode({"status": "ok", "data": imported(row)})
+    body = ok_body(imported(row))
     if change is None:
         return db.StoredResponse(200, "", "", body, None, None)
     location = f"/api/v1/changes/{change}"

@@ -23,6 +23,7 @@ FIXED_HEADERS = {
     "Cache-Control": "private, no-cache",
 }
 ENCODER = msgspec.json.Encoder()
+VARY = "Vary: Accept\r\n"
 
 
 def header_lines(headers: Mapping[str, str]) -> str:
@@ -122,9 +123,14 @@ class RawResponse(web.StreamResponse):
         """Do nothing: `prepare` has written the end too."""
 
 
+def ok_body(data: Any) -> bytes:
+    """Return the body that every success but a deletion has."""
+    return ENCODER.encode({"status": "ok", "data": data})
+
+
 def ok(data: Any, lines: str = "") -> RawResponse:
-    """Return the response that every success but a deletion has."""
-    return RawResponse(200, ENCODER.encode({"status": "ok", "data": data}), lines)
+    """Return the response that such a success has."""
+    return RawResponse(200, ok_body(data), lines)
 
 
 class FieldError(msgspec.Struct):

@@ -211,6 +211,14 @@ class SummaryItem(msgspec.Struct):
     quantity: int
 
 
+class CallerReply(msgspec.Struct):
+    """Who calls, and what it may do."""
+
+    name: str | None
+    """That of its token; None on a server without tokens, where anybody may call."""
+    access: Literal["read", "write"]
+
+
 class ServerInfo(msgspec.Struct):
     """The name and the version of this server."""
 

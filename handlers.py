@@ -312,9 +312,11 @@ async def undo_change(request: web.Request) -> web.StreamResponse:
 
 
 async def read_caller(request: web.Request) -> web.StreamResponse:
-    """Return who calls, and whether its token may write."""
+    """Return who calls, and what it may do."""
     name, access = request.app[AUTHENTICATOR].caller_of(request)
-    return untagged(request, ok_body(CallerReply(name, access)))
+    return untagged(
+        request, ok_body(CallerReply(name, access, request.app[HISTORY_DAYS]))
+    )
 
 
 async def welcome(request: web.Request) -> web.StreamResponse:

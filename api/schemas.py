@@ -217,6 +217,8 @@ class CallerReply(msgspec.Struct):
     name: str | None
     """That of its token; None on a server without tokens, where anybody may call."""
     access: Literal["read", "write"]
+    undo_days: int
+    """How long its changes can be undone; 0 where they cannot."""
 
 
 class ServerInfo(msgspec.Struct):

@@ -1,0 +1,1 @@
+"""Use /console as people do, in Chromium: see __main__."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from checks.browser import chromium
-from checks.console import looks, story, trouble
+from checks.console import looks, picture, story, trouble
 from checks.console.story import Row
 from checks.console.visit import visiting
 from checks.support.server_process import (
@@ -79,6 +79,10 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         rows = [*look_at_all(browser, Path(name), options.pictures)]
+        if options.keep:
+            (Path(name) / "picture").mkdir()
+            with serving(Path(name) / "picture") as server:
+                picture.take(browser, server, PICTURE)
     print_table(("on /console", "expected", "seen"), rows)
     return int(any(row.expected != row.seen for row in rows))
 

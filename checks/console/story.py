@@ -2,16 +2,17 @@
 
 import json
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from playwright.sync_api import Browser, FilePayload, expect
 
 from checks.console.visit import Visit, visiting
-from checks.support.server_process import Server, call
+from checks.support.server_process import Server, call, exchange, request_bytes
 
 ROWS = 50_000
 """Purchases in the file to import, which has a customer for ten of them."""
 TRIES = 5
+MOST_SHOWN = 5
 
 
 class Row(NamedTuple):
@@ -22,10 +23,27 @@ class Row(NamedTuple):
     seen: object
 
 
-def snapshot(server: Server) -> dict[str, Any]:
+def snapshot(server: Server) -> list[str]:
     """Return all customers and purchases, as the API lists them."""
-    paths = ("/api/v1/customers", "/api/v1/customer")
-    return {path: json.loads(call(server, "GET", path).body) for path in paths}
+    accept = [("Accept", "application/jsonl")]
+    lists = [
+        exchange(server.port, request_bytes("GET", path, None, accept))
+        for path in ("/api/v1/customers", "/api/v1/customer")
+    ]
+    return [line for reply in lists for line in reply.body.decode().splitlines()]
+
+
+def purchases(rows: list[str]) -> int:
+    """Return the number of purchases among rows."""
+    return sum('"purchase_id":' in row for row in rows)
+
+
+def differing(before: list[str], server: Server) -> list[str]:
+    """Return some rows that are not as they were, or stand in another order."""
+    after = snapshot(server)
+    if before == after:
+        return []
+    return sorted({*before} ^ {*after})[:MOST_SHOWN] or after[:MOST_SHOWN]
 
 
 def tell(visit: Visit) -> list[Row]:
@@ -73,7 +91,7 @@ def delete_and_undo(visit: Visit) -> list[Row]:
     expect(visit.notice).to_contain_text("Deleted 2 purchases of Ada Lovelace.")
     expect(page.get_by_text("1 purchase, 2 pieces in all")).to_be_visible()
     visit.undo()
-    rows.append(Row("delete two, undo: rows", before, snapshot(server)))
+    rows.append(Row("delete two, undo: rows", [], differing(before, server)))
     visit.press("Delete all")
     expect(page.locator("dialog")).to_contain_text("all 3 purchases of Ada")
     visit.press("Delete all purchases")
@@ -81,17 +99,17 @@ def delete_and_undo(visit: Visit) -> list[Row]:
     expect(page.get_by_text("No purchase yet.")).to_be_visible()
     visit.undo()
     expect(page.get_by_text("3 purchases, 13 pieces in all")).to_be_visible()
-    rows.append(Row("delete all, undo: rows", before, snapshot(server)))
+    rows.append(Row("delete all, undo: rows", [], differing(before, server)))
     visit.press("Delete customer")
     expect(page.locator("dialog")).to_contain_text("Ada Lovelace and 3 purchases")
     visit.press("Delete customer")
     expect(visit.heading).to_have_text("Customers")
     visit.undo()
-    rows.append(Row("delete the customer, undo: rows", before, snapshot(server)))
+    rows.append(Row("delete the customer, undo: rows", [], differing(before, server)))
     return rows
 
 
-def take_all_back(visit: Visit, start: dict[str, Any]) -> list[Row]:
+def take_all_back(visit: Visit, start: list[str]) -> list[Row]:
     """Undo on the screen of the history what began the story, the newest first."""
     visit.press("History")
     expect(visit.heading).to_have_text("History")
@@ -103,7 +121,7 @@ def take_all_back(visit: Visit, start: dict[str, Any]) -> list[Row]:
         change = name.rpartition(" ")[2]
         expect(visit.notice).to_contain_text(f"Undone: change {change} ")
         visit.page.locator(".notice button", has_text="\u00d7").first.click()
-    return [Row("all undone on the history: rows", start, snapshot(visit.server))]
+    return [Row("all undone on the history: rows", [], differing(start, visit.server))]
 
 
 def file_of(rows: int, fault: str = "") -> FilePayload:
@@ -128,24 +146,20 @@ def import_and_undo(browser: Browser, server: Server) -> list[Row]:
         page.get_by_label("File").set_input_files(file_of(ROWS))
         offer = f"Import {ROWS // 10:,} new customers and {ROWS:,} purchases"
         visit.control(offer).wait_for()
-        untouched = snapshot(server)
+        tried = differing(before, server)
         visit.press(offer)
         expect(visit.notice).to_contain_text("Imported old.csv")
-        imported = len(snapshot(server)["/api/v1/customer"]["data"])
+        imported = purchases(snapshot(server)) - purchases(before)
         visit.undo()
-        after = snapshot(server)
+        left = differing(before, server)
         visit.press("History")
         several = f"created {ROWS // 10:,} customers, added {ROWS:,} purchases"
         expect(page.get_by_text(several)).to_be_visible()
         return [
             Row("import: the line of a fault", True, "\n5\t" in faults),
-            Row("import: dry run leaves rows", True, before == untouched),
-            Row(
-                "import: purchases",
-                ROWS,
-                imported - len(before["/api/v1/customer"]["data"]),
-            ),
-            Row("import, undo: rows as before", True, before == after),
+            Row("import: dry run leaves rows", [], tried),
+            Row("import: purchases", ROWS, imported),
+            Row("import, undo: rows", [], left),
             Row("import: console, policy, hosts", [], visit.faults()),
         ]
 

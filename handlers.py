@@ -385,14 +385,14 @@ ROUTES = (
     Route("GET", "/api/v1/changes/{change_id}", read_change, None, list[ChangeReply], 200, "read", PAGING),
     Route("POST", "/api/v1/changes/{change_id}/undo", undo_change, None, UndoReply, 201, "write"),
     Route("GET", "/api/v1/caller", read_caller, None, CallerReply, 200, "read"),
-    Route("GET", "/", welcome, None, ServerInfo, 200, "public"),
+    Route("GET", "/", welcome, None, ServerInfo, 200, "public", has_page=True),
     Route("GET", "/livez", livez, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),
     Route("GET", "/readyz", readyz, None, HealthReply, 200, "public", is_probe=True, is_quiet=True),
     Route("GET", "/metrics", metrics, None, str, 200, "read", media_types=("text/plain",), is_quiet=True),
     Route("GET", "/openapi.json", pages.description, None, dict[str, Any], 200, "public", is_file=True),
     Route("GET", "/docs", pages.docs, None, str, 200, "public", media_types=("text/html",), is_file=True),
-    Route("GET", "/docs/{asset}", pages.docs_asset, None, bytes, 200, "public", media_types=pages.ASSET_TYPES, is_file=True),
+    Route("GET", "/docs/{asset}", pages.docs_asset, None, bytes, 200, "public", media_types=pages.DOCS_TYPES, is_file=True),
     Route("GET", "/console", pages.console, None, str, 200, "public", media_types=("text/html",), is_file=True),
-    Route("GET", "/console/{asset}", pages.console_asset, None, bytes, 200, "public", media_types=pages.ASSET_TYPES, is_file=True),
+    Route("GET", "/console/{asset}", pages.console_asset, None, bytes, 200, "public", media_types=pages.CONSOLE_TYPES, is_file=True),
 )
 # fmt: on

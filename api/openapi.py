@@ -242,6 +242,9 @@ class _Description:
         if "dry_run" in route.query:
             done = _response("OK: what it would do, or nothing to do.", [])
             responses["200"] = done | {"content": _content(route)}
+        if route.has_page:
+            sent = "See Other: the page for people, where `Accept` prefers HTML."
+            responses["303"] = _response(sent, ["Location"])
         if _has_tag(route) and route.method == "GET":
             responses["304"] = _response("Not modified.", ["ETag"])
         for statuses, applies in CAUSES.items():

@@ -24,7 +24,8 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 ASSETS = ("favicon-32x32.png", "index.css", "swagger-ui-bundle.js", "swagger-ui.css")
-ASSET_TYPES = tuple(kind.partition(";")[0] for kind in MEDIA_TYPES.values())
+DOCS_TYPES = ("image/png", "text/css", "text/javascript")
+CONSOLE_TYPES = ("image/svg+xml", "text/css", "text/javascript")
 NO_OTHER_HOST = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; "

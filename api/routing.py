@@ -50,6 +50,8 @@ class Route(NamedTuple):
     """The media type of a body that is a file, and no JSON."""
     max_body: int = MAX_BODY
     """The most bytes of a body."""
+    has_page: bool = False
+    """Whether a client that prefers HTML is sent to a page instead."""
     operation: str = ""
     """The name in the description, where it is not that of the handler."""
 

@@ -393,6 +393,6 @@ ROUTES = (
     Route("GET", "/docs", pages.docs, None, str, 200, "public", media_types=("text/html",), is_file=True),
     Route("GET", "/docs/{asset}", pages.docs_asset, None, bytes, 200, "public", media_types=pages.DOCS_TYPES, is_file=True),
     Route("GET", "/console", pages.console, None, str, 200, "public", media_types=("text/html",), is_file=True),
-    Route("GET", "/console/{asset}", pages.console_asset, None, bytes, 200, "public", media_types=pages.CONSOLE_TYPES, is_file=True),
+    Route("GET", "/console/{file}", pages.console_file, None, bytes, 200, "public", media_types=pages.CONSOLE_TYPES, is_file=True),
 )
 # fmt: on

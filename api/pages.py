@@ -24,8 +24,11 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 ASSETS = ("favicon-32x32.png", "index.css", "swagger-ui-bundle.js", "swagger-ui.css")
-DOCS_TYPES = ("image/png", "text/css", "text/javascript")
-CONSOLE_TYPES = ("image/svg+xml", "text/css", "text/javascript")
+DOCS_TYPES = ("text/css", "text/javascript", "image/png")
+CONSOLE_TYPES = ("text/css", "text/javascript", "image/svg+xml")
+CONSOLE_FILES = sorted(
+    file.name for file in CONSOLE.iterdir() if file.suffix in MEDIA_TYPES
+)
 NO_OTHER_HOST = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; "
@@ -64,10 +67,9 @@ def static_files(description: bytes) -> dict[str, StaticFile]:
     for name in ASSETS:
         file = swagger_ui_path / name
         files[f"/docs/{name}"] = (file.read_bytes(), MEDIA_TYPES[file.suffix])
-    for file in CONSOLE.iterdir():
-        if file.suffix in MEDIA_TYPES:
-            path = f"/console/{file.name}"
-            files[path] = (file.read_bytes(), MEDIA_TYPES[file.suffix])
+    for name in CONSOLE_FILES:
+        file = CONSOLE / name
+        files[f"/console/{name}"] = (file.read_bytes(), MEDIA_TYPES[file.suffix])
     return {
         path: StaticFile(crc32(body), body, content_type, _policy(path))
         for path, (body, content_type) in files.items()
@@ -120,6 +122,6 @@ async def console(request: web.Request) -> web.StreamResponse:
     return static_response(request)
 
 
-async def console_asset(request: web.Request) -> web.StreamResponse:
+async def console_file(request: web.Request) -> web.StreamResponse:
     """Return a file of the page for people."""
     return static_response(request)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from api.conditional import KEY
-from api.pages import ASSETS
+from api.pages import ASSETS, CONSOLE_FILES
 from api.schemas import (
     MAX_ID,
     Action,
@@ -26,6 +26,7 @@ PARAMETERS: Object = {
         "change_id": (Change, "The number of a change."),
         "format": (Literal["csv", "jsonl"], "For spreadsheets, or JSON Lines."),
         "asset": (Literal["start.js", *ASSETS], "A file of the page."),
+        "file": (Literal[*CONSOLE_FILES], "A file of the page for people."),
     },
     "query": {
         "limit": (Annotated[int, Meta(ge=1, le=1000)], "At most so many rows."),

@@ -1,6 +1,6 @@
 """Try /docs as a person does: open it in Chromium, click, and look for errors.
 
-    python -m checks.browser [--keep]
+    python -m checks.browser
 
 A headless Chromium (Debian's; installed where it is missing and this is root) opens
 the page, unfolds "create customer", and clicks "Try it out" and "Execute". The reply
@@ -8,10 +8,9 @@ must be 201, and the row must be there. It deletes purchases by the query, with 
 left as the page fills it in, and by a body beside a query, which is refused. It runs
 every other operation, and undoes a change. The console must hold no error, and no
 request may go to another host. Locks are shown where the server wants a token, and only
-there. `--keep` saves the screenshot as docs/docs-page.png.
+there.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -35,10 +34,8 @@ from playwright.sync_api import (
 
 import handlers
 from checks.fuzz import new_token
-from checks.support.server_process import PROJECT, Server, call, print_table, serving
+from checks.support.server_process import Server, call, print_table, serving
 
-SCREENSHOT = PROJECT / "docs" / "docs-page.png"
-WIDTH, HEIGHT = 1280, 1500
 WAIT_MILLISECONDS = 30_000
 UNDONE = 10
 """The change of the customer, after a creation and additions, deletions, updates."""
@@ -208,6 +205,7 @@ def run_others(page: Page) -> dict[str, str]:
         "undo_change": {"change_id": str(UNDONE)},
         "erase_customer": {**of_customer, "purge": "true"},
         "docs_asset": {"asset": "index.css"},
+        "console_file": {"file": "app.js"},
         "summarize_purchases": {"by": "day"},
     }
     ran = {CREATE.rpartition("-")[2], DELETE.rpartition("-")[2]}
@@ -217,26 +215,15 @@ def run_others(page: Page) -> dict[str, str]:
     }
 
 
-def take_screenshot(page: Page) -> bytes:
-    """Return a picture (PNG) of the page, from its top to the end of the reply."""
-    box = page.locator(f"{CREATE} {RESPONSES}").bounding_box()
-    assert box is not None
-    bottom = box["y"] + box["height"] + page.evaluate("scrollY")
-    page.evaluate("scrollTo(0, 0)")
-    clip = {"x": 0.0, "y": 0.0, "width": float(WIDTH), "height": float(round(bottom))}
-    return page.screenshot(full_page=True, clip=clip)  # type: ignore[arg-type]
-
-
 Row = tuple[str, object, object]
 
 
-def try_all(visit: Visit) -> tuple[list[Row], bytes]:
-    """Try the page of a server without tokens; return the rows, and a picture."""
+def try_all(visit: Visit) -> list[Row]:
+    """Try the page of a server without tokens."""
     page, server = visit.page, visit.server
     title = page.locator(".info .title").inner_text()
     status, created = execute(page, unfold(page.locator(CREATE)))
     row = call(server, "GET", "/api/v1/customer/1").json()
-    picture = take_screenshot(page)
     for operation in page.locator(f".opblock:not({CREATE})").all():
         unfold(operation).locator(".opblock-summary-control").click()
     phone = {"purchase_name": "Iphone 12", "quantity": 4}
@@ -268,7 +255,7 @@ def try_all(visit: Visit) -> tuple[list[Row], bytes]:
         ("refused requests on the console", 1, len(refused)),
         ("requests to another host", [], visit.strangers()),
         ("locks", 0, page.locator(LOCKS).count()),
-    ], picture
+    ]
 
 
 def _action(reply: object) -> object:
@@ -282,23 +269,16 @@ def _deleted(count: int) -> dict[str, object]:
 
 def main() -> int:
     """Run the check; 1 on a breach."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keep", action="store_true", help=f"save {SCREENSHOT.name}")
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
-        viewport = {"width": WIDTH, "height": HEIGHT}
         folder = Path(name)
         with serving(folder) as server:
-            page = browser.new_page(viewport=viewport)  # type: ignore[arg-type]
-            rows, picture = try_all(Visit(page, server).open())
+            rows = try_all(Visit(browser.new_page(), server).open())
         new_token(folder)
         with serving(folder, {"API_TOKENS_FILE": "tokens"}) as server:
             visit = Visit(browser.new_page(), server).open()
             locked = visit.page.locator(".authorization__btn").count()
             secured = sum(route.access != "public" for route in handlers.ROUTES)
             rows.append(("locks where tokens are wanted", secured, locked))
-    if options.keep:
-        SCREENSHOT.write_bytes(picture)
     print_table(("on /docs, by clicking", "expected", "seen"), rows)
     return int(any(expected != found for _, expected, found in rows))
 

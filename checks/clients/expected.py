@@ -114,6 +114,9 @@ EXPECTED: dict[str, object] = {
     "docs": re.compile("<!DOCTYPE html>.+", re.DOTALL),
     "description": re.compile(r"3\.1\.\d"),
     "style of the page": re.compile(r".+\{.+", re.DOTALL),
+    "console": re.compile("<!doctype html>.+", re.DOTALL),
+    "script of the console": re.compile(r"/\*\* The frame of the page.+", re.DOTALL),
+    "caller": _ok({"name": "fuzz", "access": "write", "undo_days": 30}),
 }
 """A pattern stands for any text that it matches."""
 

@@ -126,6 +126,10 @@ async function askServer() {
   seen["description"] = description.data!["openapi"];
   const style = { path: { asset: "index.css" as const } };
   keep("style of the page", await GET("/docs/{asset}", { params: style, parseAs: "text" }));
+  keep("console", await GET("/console", { parseAs: "text" }));
+  const script = { path: { file: "app.js" as const } };
+  keep("script of the console", await GET("/console/{file}", { params: script, parseAs: "text" }));
+  keep("caller", await GET("/api/v1/caller"));
 }
 
 changeAll()

@@ -115,6 +115,9 @@ async function askServer() {
   const description = await server.description();
   seen["description"] = description["openapi"];
   await keep("style of the page", server.docsAsset({ asset: "index.css" }));
+  await keep("console", server.console());
+  await keep("script of the console", server.consoleFile({ file: "app.js" }));
+  await keep("caller", server.readCaller());
 }
 
 changeAll()

@@ -31,11 +31,14 @@ from generated.api.purchases import (
     summarize_purchases,
 )
 from generated.api.server import (
+    console,
+    console_file,
     description,
     docs,
     docs_asset,
     livez,
     metrics,
+    read_caller,
     readyz,
     welcome,
 )
@@ -183,6 +186,10 @@ def ask_server(client: AuthenticatedClient) -> None:
     seen["description"] = described["openapi"]
     style = models.DocsAssetAsset("index.css")
     keep("style of the page", docs_asset.sync(style, client=client))
+    keep("console", console.sync(client=client))
+    script = models.ConsoleFileFile("app.js")
+    keep("script of the console", console_file.sync(script, client=client))
+    keep("caller", read_caller.sync(client=client))
 
 
 def main() -> None:

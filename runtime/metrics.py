@@ -124,7 +124,7 @@ class Metrics(Collector):
         totals["dropped"] = self.access_log.writer.dropped
         totals["log dropped"] = STDERR.dropped
         if self.engine is not None:
-            totals["units"], totals["commits"], waiting, _ = self.engine.stats()
+            totals["units"], totals["commits"], waiting, *_ = self.engine.stats()
             totals.update({f"waiting {queue}": n for queue, n in waiting.items()})
         totals.update(self.counts.totals)
         return MetricsSnapshot(self.counts.durations.copy(), totals)
@@ -193,6 +193,10 @@ def _engine_metrics(engine: Engine, totals: Counter[str]) -> Iterator[Metric]:
     yield waiting
     text = "Bytes of the database on disk."
     yield GaugeMetricFamily("database_size_bytes", text, stats.size)
+    if stats.last_backup is not None:
+        text = "When the database was backed up last, seconds since 1970."
+        name = "database_last_backup_timestamp_seconds"
+        yield GaugeMetricFamily(name, text, stats.last_backup)
     database = InfoMetricFamily("database", "The database engine.")
     database.add_metric((), {"version": engine.name})
     yield database

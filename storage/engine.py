@@ -106,12 +106,16 @@ def check_wait(seconds: float) -> None:
 
 
 class EngineStats(NamedTuple):
-    """Units written, commits, units waiting by queue, bytes of the database."""
+    """Units written, commits, units waiting by queue, bytes of the database.
+
+    And when it was backed up last, seconds since 1970; None where that is not known.
+    """
 
     units: int
     commits: int
     waiting: dict[str, int]
     size: int
+    last_backup: float | None = None
 
 
 class Engine(Protocol):

@@ -36,6 +36,7 @@ from storage.sqlite_connection import (
     code_of,
     driver,
 )
+from storage.temporary_file import LAST_BACKUP
 
 LOG = logging.getLogger("server")
 
@@ -151,6 +152,7 @@ class SqliteEngine:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.last_backup = f"{path.resolve()}{LAST_BACKUP}"
         self.health = Health()
         self.write_connection = WriteConnection(path, self.health)
         self.maintenance = MaintenanceConnection(path, self.health)
@@ -203,7 +205,11 @@ class SqliteEngine:
         for name in (self.path, self.write_connection.wal):
             with suppress(OSError):
                 size += os.stat(name).st_size  # noqa: PTH116 - quicker
-        return EngineStats(self.health.units, self.health.commits, waiting, size)
+        last_backup = None
+        with suppress(OSError):
+            last_backup = os.stat(self.last_backup).st_mtime  # noqa: PTH116 - as above
+        units, commits = self.health.units, self.health.commits
+        return EngineStats(units, commits, waiting, size, last_backup)
 
     async def check(self) -> None:
         """Try to read and to begin a write. UnavailableError."""

@@ -1,5 +1,6 @@
 """The SQLite file: created, migrated, backed up."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from storage.sqlite_identity import (
 )
 from storage.sqlite_migration import run_scripts
 from storage.temporary_file import (
+    LAST_BACKUP,
     SUFFIXES,
     publish,
     remove_abandoned,
@@ -27,6 +29,7 @@ from storage.temporary_file import (
     temporary_file,
 )
 
+LOG = logging.getLogger("server")
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
 pages whole: half of SQLite's 4096 makes adding quicker, and lists no slower."""
@@ -156,6 +159,10 @@ def backup(path: Path, destination: Path, replace: bool = False) -> None:
         with temporary_file(destination) as temporary:
             _write_copy(path, temporary)
             publish(temporary, destination, replace)
+    try:  # what /metrics tells
+        _beside(path.resolve(), LAST_BACKUP).touch(mode=0o600)
+    except OSError as exc:
+        LOG.warning("the time of this backup is not recorded: %s", exc)
 
 
 def _find_place(path: Path, destination: Path, replace: bool) -> Path:
@@ -166,9 +173,8 @@ def _find_place(path: Path, destination: Path, replace: bool) -> Path:
     if there and not replace:
         raise StartupError(f"{destination}: already there (--replace replaces it)")
     place = destination.resolve() if destination.is_symlink() else destination
-    if place.resolve() in [_beside(path.resolve(), suffix) for suffix in SUFFIXES] or (
-        place.exists() and place.samefile(path)
-    ):
+    own = [_beside(path.resolve(), suffix) for suffix in (*SUFFIXES, LAST_BACKUP)]
+    if place.resolve() in own or (place.exists() and place.samefile(path)):
         raise StartupError(f"{destination}: it belongs to the database itself")
     if there and place.exists() and not place.is_file():
         raise StartupError(f"{destination}: not a file")

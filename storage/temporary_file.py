@@ -14,6 +14,8 @@ TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}", re.DOTALL)
 name of the file."""
 SUFFIXES = ("", "-journal", "-wal", "-shm")
 """What SQLite puts behind the name of a database, for the files beside it."""
+LAST_BACKUP = "-last-backup"
+"""What stands behind it for a file without content: its time is that of a backup."""
 
 
 @contextmanager

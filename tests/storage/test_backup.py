@@ -5,6 +5,7 @@ import shutil
 import signal
 import stat
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from storage import sqlite_file
 from storage.sqlite_connection import driver
 from tests.support import DESCRIBED, JOHN, PHONE, Main, post, run_sql
 
+LAST_BACKUP = "database_last_backup_timestamp_seconds"
+
 
 def test_backup_of_a_served_database(tmp_path: Path) -> None:
     """The README's way: a copy beside the running server, put in another's place."""
@@ -27,7 +30,10 @@ def test_backup_of_a_served_database(tmp_path: Path) -> None:
         exchange(ours.port, post("/api/v1/purchase/1", PHONE))
         tool = Server(tmp_path)
         tool.command += ["backup", str(copy)]
+        began = time.time()
+        assert LAST_BACKUP not in metrics_of(ours)
         assert tool.refused() == (0, "")
+        assert began - 1 < metrics_of(ours)[LAST_BACKUP] < time.time() + 1
         listed = exchange(ours.port, request_bytes("GET", "/api/v1/customer"))
         exchange(ours.port, post("/api/v1/purchase/1", PHONE))
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -86,6 +92,24 @@ def test_backup_refused(main: Main, sqlite_path: Path, tmp_path: Path) -> None:
     assert not [file for file in tmp_path.iterdir() if "other" in file.name]
 
 
+def metrics_of(running: Server) -> dict[str, float]:
+    """Return the metrics of a server that have no labels."""
+    text = exchange(running.port, request_bytes("GET", "/metrics")).body.decode()
+    lines = (line.split() for line in text.splitlines() if line[0] != "#")
+    return {words[0]: float(words[1]) for words in lines if "{" not in words[0]}
+
+
+def test_backup_whose_time_cannot_be_recorded(
+    main: Main, sqlite_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The copy is there all the same, and the log says what is missing."""
+    sqlite_file.create_or_migrate(sqlite_path)
+    sqlite_path.with_name("db.sqlite3-last-backup").symlink_to("nowhere/else")
+    assert main("backup", "copy") == (0, "", "")
+    assert "the time of this backup is not recorded" in caplog.text
+    assert count_customers(sqlite_path.with_name("copy")) == 0
+
+
 def count_customers(path: Path) -> int:
     """Return how many customers a database file has."""
     with closing(driver.connect(path)) as connection:
@@ -118,6 +142,7 @@ def test_backup_that_replaces(
     [
         ("db.sqlite3", "belongs to the database"),
         ("db.sqlite3-wal", "belongs to the database"),
+        ("db.sqlite3-last-backup", "belongs to the database"),
         ("../db/db.sqlite3-journal", "belongs to the database"),
         ("hard-link", "belongs to the database"),
         ("link", "belongs to the database"),

@@ -82,26 +82,29 @@ class Authenticator:
         if self.tokens is None or access == "public":
             return ""
         token = self._token_of(request)
+        if access == "write" and token.access != "write":
+            raise ProblemError(403, "This token may only read.")
+        return token.caller
+
+    def caller_of(self, request: web.Request) -> tuple[str | None, Access]:
+        """Return the name of a caller, and what it may do. ProblemError 401."""
+        if self.tokens is None:
+            return None, "write"
+        token = self._token_of(request)
+        return token.caller, token.access
+
+    def _token_of(self, request: web.Request) -> Token:
+        values = request.headers.getall("Authorization", ())
+        value = values[0] if len(values) == 1 else ""
+        scheme, _, text = value.partition(" ")
+        token = self._find(text.strip()) if scheme.lower() == "bearer" else None
         if token is None:
             raise ProblemError(
                 401,
                 "This wants a token: Authorization: Bearer TOKEN.",
                 headers={"WWW-Authenticate": 'Bearer realm="customer purchase server"'},
             )
-        if access == "write" and token.access != "write":
-            raise ProblemError(403, "This token may only read.")
-        return token.caller
-
-    def caller_of(self, request: web.Request) -> tuple[str | None, Access]:
-        """Return the name of a caller that was authenticated, and what it may do."""
-        token = self._token_of(request)
-        return (None, "write") if token is None else (token.caller, token.access)
-
-    def _token_of(self, request: web.Request) -> Token | None:
-        values = request.headers.getall("Authorization", ())
-        value = values[0] if len(values) == 1 else ""
-        scheme, _, text = value.partition(" ")
-        return self._find(text.strip()) if scheme.lower() == "bearer" else None
+        return token
 
     def _find(self, text: str) -> Token | None:
         digest = sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -17,9 +17,9 @@ const NAMED = 10; // purchases that a question before their deletion names
 /** Show the screen of a customer; return what takes the rows of the feed. */
 export async function show(main, id, signal) {
   const screen = new Customer(id, signal);
-  await screen.load();
+  await screen.reload();
   fill(main, screen.elements());
-  await screen.table.reload();
+  screen.table.draw();
   return (rows) => screen.take(rows);
 }
 
@@ -41,8 +41,10 @@ class Customer {
       columns: this.forWriting("Select", ["Bought", "Quantity", "When", "Changed"], "Correct"),
       cells: (purchase) => this.cells(purchase),
       key: (purchase) => purchase.purchase_id,
-      load: (last) =>
-        page(this.purchases, { purchase_name: this.part() }, last?.purchase_id, signal),
+      load: (last, reading) => {
+        const filters = { purchase_name: this.part() };
+        return page(this.purchases, filters, last?.purchase_id, reading);
+      },
       empty: () => (this.part() ? "No purchase has this in its name." : "No purchase yet."),
       signal,
     });

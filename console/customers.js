@@ -22,30 +22,31 @@ export async function show(main, _, signal) {
       time(customer.created_on),
     ],
     key: (customer) => customer.id,
-    load: read,
+    load: (last, reading) => page(PATH, { name: name() }, last?.id, reading),
     empty: () => (name() ? "No customer has this in its name." : "There is no customer yet."),
     signal,
   });
   const file = () => withQuery(`${PATH}.csv`, { name: name(), order: "desc" });
   const creates = caller.canWrite && button("New customer", create, { className: "main" });
   const tools = h("div", { className: "tools" }, search, creates, downloadLink(file));
+  await table.reload();
   fill(main, h("h1", { tabIndex: -1 }, "Customers"), tools, counted, table.element);
-  await load();
+  table.draw();
+  recount();
   const refresh = oneAtATime(() => attempt(load));
   return (rows) => rows?.every((row) => row.purchase_id) || refresh();
 
   async function load() {
-    const query = { name: name() };
-    const counting = countRows(PATH, query, signal).catch(() => null); // it may take too long
     await table.reload();
-    const total = await counting;
+    await recount();
+  }
+
+  async function recount() {
+    const query = { name: name() };
+    const total = await countRows(PATH, query, signal).catch(() => null); // it may take too long
     if (query.name !== name()) return;
     counted.textContent = total === null ? "" : count(total, "customer");
     table.setTotal(total ?? 0);
-  }
-
-  function read(last) {
-    return page(PATH, { name: name() }, last?.id, signal);
   }
 
   function create() {

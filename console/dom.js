@@ -7,6 +7,7 @@ const times = new Intl.DateTimeFormat(navigator.languages, {
   timeStyle: "short",
 });
 const days = new Intl.DateTimeFormat(navigator.languages, { dateStyle: "medium", timeZone: "UTC" });
+const PAUSE = 500; // milliseconds
 let lastId = 0;
 
 /**
@@ -58,7 +59,7 @@ export function searchField(label, run) {
   return [field(label, input), () => input.value.trim()];
 }
 
-/** Return a function that runs another, but once at a time: then again if it was asked to. */
+/** Return a function that runs another, but once at a time and not twice in PAUSE. */
 export function oneAtATime(run) {
   let isRunning = false;
   let isAsked = false;
@@ -70,6 +71,7 @@ export function oneAtATime(run) {
       while (isAsked) {
         isAsked = false;
         await run();
+        await new Promise((resolve) => setTimeout(resolve, PAUSE));
       }
     } finally {
       isRunning = false;

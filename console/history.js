@@ -5,6 +5,7 @@ import { count, data, fill, h, number, time } from "./dom.js";
 import { attempt, undoButton } from "./notices.js";
 import { Table } from "./table.js";
 
+const MOST = 10_000; // groups that are kept, however long others write
 const WORDS = { updated: "changed", cleared: "deleted all" };
 
 /**
@@ -30,13 +31,14 @@ export async function show(main, place, signal) {
   const title = change ? `Change ${change}` : "History";
   const only = customer && h("p", {}, "Only what was done to ", linkTo(customer), ".");
   const undo = change && undoButton(change);
-  fill(main, h("h1", { tabIndex: -1 }, title), only, undo, table.element);
   await table.reload();
+  fill(main, h("h1", { tabIndex: -1 }, title), only, undo, table.element);
+  table.draw();
   return change ? null : take;
 
-  async function read(last) {
+  async function read(last, reading) {
     const query = { ...order, after: last?.row.cursor, limit: last ? 1000 : 100 };
-    const { data: rows, next } = await call("GET", withQuery(path, query), { signal });
+    const { data: rows, next } = await call("GET", withQuery(path, query), { signal: reading });
     const groups = gather(rows);
     if (last?.change === groups[0]?.change && !change) {
       table.items[table.items.length - 1] = merge(last, groups.shift());
@@ -51,6 +53,8 @@ export async function show(main, place, signal) {
     const [top] = table.items;
     if (top && groups.at(-1)?.change === top.change) table.items[0] = merge(groups.pop(), top);
     table.items.unshift(...groups);
+    if (table.items.length > MOST) table.hasMore = true; // to be read again, if wanted
+    table.items.length = Math.min(table.items.length, MOST);
     return table.changed();
   }
 

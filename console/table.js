@@ -9,11 +9,11 @@ const TALLEST = 8_000_000; // pixels: browsers draw nothing that is much taller
 export class Table {
   /**
    * `columns` are the titles; `cells(item)` are the contents of a row; `key(item)` is
-   * its id; `load(last)` returns `{ items, next }`, the rows after one, and whether
-   * more follow.
+   * its id; `load(last, signal)` returns `{ items, next }`, the rows after one, and
+   * whether more follow.
    */
   constructor({ label, kind, columns, cells, key, load, empty, signal }) {
-    Object.assign(this, { cells, key, load, empty });
+    Object.assign(this, { cells, key, load, empty, signal });
     this.items = [];
     this.total = 0;
     this.hasMore = false;
@@ -31,13 +31,16 @@ export class Table {
     addEventListener("resize", draw, { signal });
   }
 
-  /** Read the list from its start, and keep the rows that are as they were. */
+  /** Read the list from its start, and keep the rows that are as they were. AbortError. */
   async reload() {
-    const turn = (this.turn = { isReload: true });
-    const { items, next } = await this.load().finally(() => {
-      turn.isReload = false;
+    this.turn?.abort(); // what was asked before is of no use any more
+    const turn = (this.turn = new AbortController());
+    this.reading = AbortSignal.any([this.signal, turn.signal]);
+    this.isReloading = true;
+    const { items, next } = await this.load(undefined, this.reading).finally(() => {
+      if (turn === this.turn) this.isReloading = false;
     });
-    if (turn !== this.turn) return; // another has begun since
+    turn.signal.throwIfAborted();
     const known = new Map(this.items.map((item) => [this.key(item), item]));
     this.items = items.map((item) => {
       const old = known.get(this.key(item));
@@ -48,12 +51,12 @@ export class Table {
   }
 
   async more() {
-    const turn = this.turn;
-    if (turn.isReload || this.loading === turn) return;
+    const { turn } = this;
+    if (this.isReloading || this.loading === turn) return;
     this.loading = turn;
     try {
-      const { items, next } = await this.load(this.items.at(-1));
-      if (turn !== this.turn) return;
+      const { items, next } = await this.load(this.items.at(-1), this.reading);
+      turn.signal.throwIfAborted();
       this.items.push(...items);
       this.hasMore = next;
     } finally {
@@ -80,7 +83,7 @@ export class Table {
 
   /** Draw rows that came by the feed; a list that is being read may not have them. */
   changed() {
-    if (this.turn.isReload) attempt(() => this.reload());
+    if (this.isReloading) attempt(() => this.reload());
     this.draw();
   }
 

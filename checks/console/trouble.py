@@ -10,6 +10,7 @@ from checks.console.story import Row
 from checks.console.visit import Visit, visiting
 from checks.support.server_process import Server, exchange, request_bytes, serving
 
+SILENCE = "The server does not answer."
 ADA = b'{"name": "Ada", "address": ""}'
 
 
@@ -91,29 +92,48 @@ def outlive(browser: Browser, folder: Path) -> list[Row]:
     try:
         exchange(server.port, request_bytes("POST", "/api/v1/customer", ADA))
         with visiting(browser, server, "#customer/1") as visit:
-            page = visit.page
             expect(visit.heading).to_have_text("Ada")
-            visit.press("Add purchase")
-            visit.type("What was bought", "Tea cup")
-            visit.type("Quantity", "4")
+            lost = lose_an_answer(visit)
+            page = visit.page
+            fill_in(visit, "Lamp")
             server.stop(signal.SIGKILL)
             visit.press("Add")
-            alert = page.locator("dialog").get_by_role("alert")
-            expect(alert).to_contain_text("The server does not answer.")
+            expect(page.locator("dialog").get_by_role("alert")).to_contain_text(SILENCE)
             expect(page.get_by_text("tries again")).to_be_visible()
             server.start()
             expect(page.get_by_text("tries again")).to_be_hidden()
             visit.press("Add")
-            expect(page.get_by_role("status")).to_have_text(
-                "1 purchase, 4 pieces in all"
-            )
+            total = page.get_by_role("status")
+            expect(total).to_have_text("2 purchases, 8 pieces in all")
             server.stop(signal.SIGKILL)
-            visit.page.goto(f"{server.url}/console#history") if False else visit.press(
-                "History"
-            )
+            visit.press("History")
             expect(visit.heading).to_have_text("This cannot be shown")
             server.start()
             expect(visit.heading).to_have_text("History")
-            return [Row("away and back: console, policy, hosts", [], visit.faults())]
+            faults = Row("away and back: console, policy, hosts", [], visit.faults())
+            return [lost, faults]
     finally:
         server.stop(signal.SIGKILL)
+
+
+def fill_in(visit: Visit, name: str) -> None:
+    """Fill in the form of a purchase."""
+    visit.press("Add purchase")
+    visit.type("What was bought", name)
+    visit.type("Quantity", "4")
+
+
+def lose_an_answer(visit: Visit) -> Row:
+    """Add a purchase whose answer is lost on the way, and press the button again."""
+    path = "**/api/v1/purchase/1"
+    fill_in(visit, "Tea cup")
+    visit.page.route(path, lambda route: (route.fetch(), route.abort()))
+    visit.press("Add")
+    alert = visit.page.locator("dialog").get_by_role("alert")
+    expect(alert).to_contain_text(SILENCE)
+    visit.page.unroute(path)
+    visit.press("Add")
+    expect(visit.notice).to_contain_text("Added: Tea cup.")
+    listed = exchange(visit.server.port, request_bytes("GET", "/api/v1/purchase/1"))
+    added = listed.body.count(b"Tea cup")
+    return Row("an addition sent twice, as its answer was lost: rows", 1, added)

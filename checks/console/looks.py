@@ -60,7 +60,7 @@ def show_names(browser: Browser, server: Server) -> list[Row]:
             visit.control("Correct").click()
             expect(visit.page.get_by_label("Name")).to_have_value(name)
         visit.go("#history", "History")
-        expect(visit.page.locator(".body [role=row]").first).to_be_visible()
+        expect(visit.rows.first).to_be_visible()
         told = visit.page.get_by_role("table").inner_text()
         return [
             Row("names that are not shown as text, in the list", [], missing),
@@ -173,7 +173,7 @@ def speak_german(browser: Browser, server: Server) -> list[Row]:
     """Look at dates and numbers in a browser that speaks German."""
     with visiting(browser, server, "#customer/2", locale="de-DE") as visit:
         expect(visit.heading).to_have_text(NAMES[1])
-        row = visit.page.locator(".body [role=row]").first
+        row = visit.rows.first
         expect(row).to_be_visible()
         cells = row.locator("[role=cell]").all_inner_texts()
         total = visit.page.get_by_role("status").inner_text()
@@ -192,11 +192,11 @@ def scroll(browser: Browser, server: Server, customer: int) -> list[Row]:
         first = page.get_by_text(f"Thing {MANY - 1}", exact=True)
         expect(first).to_be_visible()
         page.evaluate("scrollTo(0, document.body.scrollHeight / 2)")
-        middle = page.locator(".body [role=row]").first
+        middle = visit.rows.first
         expect(middle).to_be_visible()
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         expect(page.get_by_text("Thing 0", exact=True)).to_be_visible()
-        drawn = page.locator(".body [role=row]").count()
+        drawn = visit.rows.count()
         page.evaluate("scrollTo(0, 0)")
         expect(first).to_be_visible()
         return [

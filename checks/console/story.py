@@ -70,6 +70,7 @@ def tell(visit: Visit) -> list[Row]:
     visit.type("Quantity", "2")
     visit.press("Save")
     expect(page.get_by_role("status")).to_have_text("3 purchases, 13 pieces in all")
+    expect(visit.rows).to_have_count(3)
     rows = [*delete_and_undo(visit), *take_all_back(visit, start)]
     who = "by the keyboard alone" if visit.by_keyboard else "by clicking"
     rows.append(Row("console, policy, other hosts", [], visit.faults()))
@@ -90,7 +91,9 @@ def delete_and_undo(visit: Visit) -> list[Row]:
     visit.press("Delete")
     expect(visit.notice).to_contain_text("Deleted 2 purchases of Ada Lovelace.")
     expect(page.get_by_text("1 purchase, 2 pieces in all")).to_be_visible()
+    expect(visit.rows).to_have_count(1)
     visit.undo()
+    expect(visit.rows).to_have_count(3)
     rows.append(Row("delete two, undo: rows", [], differing(before, server)))
     visit.press("Delete all")
     expect(page.locator("dialog")).to_contain_text("all 3 purchases of Ada")

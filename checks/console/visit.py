@@ -74,6 +74,11 @@ class Visit:
         """Return the newest notice."""
         return self.page.locator(".notice").first
 
+    @property
+    def rows(self) -> Locator:
+        """Return the rows of the table that are in the document."""
+        return self.page.locator(".body [role=row]")
+
     def control(self, name: str) -> Locator:
         """Return a button or a link by its name; in a dialog if one is open."""
         scope = self.page.locator("dialog[open]")

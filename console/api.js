@@ -124,6 +124,7 @@ export async function follow(start, take, connected) {
   for (;;) {
     await visible();
     const controller = new AbortController();
+    let isOpen = false;
     const leave = () => document.hidden && controller.abort();
     document.addEventListener("visibilitychange", leave);
     try {
@@ -135,6 +136,7 @@ export async function follow(start, take, connected) {
       const { signal } = controller;
       const path = `api/v1/changes?after=${cursor}`;
       const { body } = await send("GET", path, { headers, signal });
+      isOpen = true;
       connected(true);
       for await (const rows of events(body, controller)) {
         cursor = rows.at(-1).cursor;
@@ -143,7 +145,8 @@ export async function follow(start, take, connected) {
     } catch (error) {
       if (error.status === 401) throw error;
       if (error.status === 410) cursor = null; // the history no longer reaches back
-      if (!document.hidden) connected(false);
+      // The server cuts who reads too slowly, and goes on when asked again.
+      if (!isOpen && !document.hidden) connected(false);
     } finally {
       document.removeEventListener("visibilitychange", leave);
     }

@@ -5,7 +5,7 @@ import { chart } from "./chart.js";
 import { downloadLink, page } from "./customers.js";
 import { button, count, data, fill, h, number, oneAtATime, searchField, time } from "./dom.js";
 import { confirm, correct, CUSTOMER, Form, NEW_PURCHASE, openForm, PURCHASE } from "./forms.js";
-import { attempt, notify } from "./notices.js";
+import { attempt, fault, notify } from "./notices.js";
 import { Table } from "./table.js";
 
 const FEW = 100; // rows of the feed that are taken one by one; for more the list is read
@@ -31,10 +31,11 @@ class Customer {
     this.head = h("div", {});
     this.summary = h("div", { className: "summary" });
     this.deletes = button("", () => this.deleteSome(), DANGER);
-    const reload = () => attempt(() => this.reload());
+    const shows = (error) => (error.status === 404 ? this.showGone() : fault(error));
+    const reload = () => attempt(() => this.reload(), shows);
     [this.search, this.part] = searchField("Search by what was bought", reload);
     this.reloadOnce = oneAtATime(reload);
-    this.loadOnce = oneAtATime(() => attempt(() => this.load()));
+    this.loadOnce = oneAtATime(() => attempt(() => this.load(), shows));
     this.table = new Table({
       label: "Purchases, the newest first",
       kind: caller.canWrite ? "purchases" : "purchases readonly",

@@ -59,7 +59,7 @@ export async function press(pressed, run, show) {
 }
 
 /** Run a function; show the problem that it meets, by a notice or by `show`. */
-export async function attempt(run, show = (error) => put(faultNotice(error))) {
+export async function attempt(run, show = fault) {
   try {
     await run();
   } catch (error) {
@@ -70,8 +70,9 @@ export async function attempt(run, show = (error) => put(faultNotice(error))) {
   }
 }
 
-function faultNotice(error) {
-  return h("div", { className: "notice fault", role: "alert" }, sentences(error));
+/** Show a problem by a notice. */
+export function fault(error) {
+  put(h("div", { className: "notice fault", role: "alert" }, sentences(error)));
 }
 
 /** Return what a problem says: a sentence, what it names, and the id to ask by. */

@@ -143,12 +143,18 @@ export function open(title, ...contents) {
   return dialog;
 }
 
+/** Close a dialog and take it away at once: the next one may have the same fields. */
+function shut(dialog) {
+  dialog.close();
+  dialog.remove();
+}
+
 /** Show a form in a dialog; `make` is given what closes the dialog. */
 export function openForm(title, make) {
   return attempt(async () => {
-    const dialog = h("div", {});
-    const form = await make(() => dialog.parentNode.close());
-    open(title, fill(dialog, form.element));
+    const holder = h("div", {});
+    const form = await make(() => shut(holder.parentNode));
+    open(title, fill(holder, form.element));
     form.focus();
   });
 }
@@ -162,7 +168,7 @@ export function confirm(title, what, label, run) {
     "div",
     { className: "buttons" },
     deletes,
-    button("Cancel", () => dialog.close()),
+    button("Cancel", () => shut(dialog)),
   );
   const days = caller.undoDays;
   const undo = days ? `This can be undone for ${count(days, "day")}.` : "This cannot be undone.";
@@ -170,6 +176,6 @@ export function confirm(title, what, label, run) {
 
   async function once() {
     await run();
-    dialog.close();
+    shut(dialog);
   }
 }

@@ -19,6 +19,7 @@ NO_REPLY = 0
 CUSTOMERS = "/api/v1/customer"
 PURCHASES = "/api/v1/purchase/1"
 """Of customer 1, to list, add and delete; and purchase 1 itself, to update."""
+CALLER = "/api/v1/caller"
 CHANGES = "/api/v1/changes"
 OTHERS = "/api/v1/purchase/2"
 SPARE = (2, 3, 4)

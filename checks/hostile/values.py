@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 
 from checks.hostile.case import (
+    CALLER,
     CUSTOMERS,
     JSON_TYPE,
     MARK,
@@ -297,7 +298,7 @@ def paths() -> Iterator[Case]:
     for text in NAMES:
         yield http("GET", f"/api/v1/customers?name={MARK}{text}", None, 200, 422)
     yield http("POST", f"{PURCHASES}?a={MARK}", PURCHASE, 422, pointers=["/a"])
-    for path in (CUSTOMERS, PURCHASES, f"{CUSTOMERS}/1", "/"):
+    for path in (CUSTOMERS, PURCHASES, f"{CUSTOMERS}/1", "/", "/console", CALLER):
         for method in ("TRACE", "PROPFIND"):
             yield http(method, path, None, 405, headers=[("X-Mark", MARK)])
         # The C parser of aiohttp knows a fixed list of methods and refuses any other.
@@ -306,6 +307,16 @@ def paths() -> Iterator[Case]:
         yield http("HEAD", path, None, 200)
     yield http("GET", f"/api/v1/{MARK}", None, 404)
     yield http("POST", f"/{MARK}", "{}", 404)
+    yield http("GET", f"{CALLER}?caller={MARK}", None, 422, pointers=["/caller"])
+    for name in (
+        f"{MARK}.js",
+        "..%2Fserver.py",
+        "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "%00",
+    ):
+        yield http("GET", f"/console/{name}", None, 404)
+    for accept, status in ((MARK, 200), (f"text/html;q={MARK}", 200), ("text/*", 303)):
+        yield http("GET", "/", None, status, headers=[("Accept", accept)])
     yield http("GET", f"{PURCHASES}/", None, 404)
     yield http("PUT", CUSTOMERS, "{}", 405)
 

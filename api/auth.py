@@ -8,15 +8,15 @@ import secrets
 import stat
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from aiohttp import web
 
 import db
 from api.responses import ProblemError
+from api.schemas import Access
 
 LOG = logging.getLogger("server")
-Access = Literal["read", "write"]
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LINE = re.compile(r"([A-Za-z0-9._-]{1,64})\s+([0-9A-Fa-f]{64})\s+(read|write)")
 

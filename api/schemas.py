@@ -211,12 +211,16 @@ class SummaryItem(msgspec.Struct):
     quantity: int
 
 
+Access = Literal["read", "write"]
+"""What a token lets its caller do."""
+
+
 class CallerReply(msgspec.Struct):
     """Who calls, and what it may do."""
 
     name: str | None
     """That of its token; None on a server without tokens, where anybody may call."""
-    access: Literal["read", "write"]
+    access: Access
     undo_days: int
     """How long its changes can be undone; 0 where they cannot."""
 

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { button, count, field, fill, grid, h } from "./dom.js";
-import { attempt, notify, sentences } from "./notices.js";
+import { fault, notify, press, sentences } from "./notices.js";
 
 const PATH = "api/v1/imports";
 const INTRO = [
@@ -19,7 +19,7 @@ const COLUMNS = [
 /** Show the screen. */
 export async function show(main, _, signal) {
   const input = h("input", { type: "file", accept: ".csv,.jsonl,text/csv,application/jsonl" });
-  input.addEventListener("change", () => input.files[0] && attempt(() => check(input.files[0])));
+  input.addEventListener("change", () => input.files[0] && check(input.files[0]));
   const result = h("div", { "aria-live": "polite" });
   const rows = COLUMNS.map(([name, text]) => [h("dt", {}, h("code", {}, name)), h("dd", {}, text)]);
   const summary = h("summary", {}, "What the first line of the file may name");
@@ -43,15 +43,16 @@ export async function show(main, _, signal) {
     const nothing = h("p", {}, `There is nothing new in ${file.name}.`);
     const found = h("p", {}, `${file.name} is in order. It would add ${what}.`);
     const keys = new Map();
-    const write = () => attempt(() => run(content, file.name, keys));
-    const runs = button(`Import ${what}`, write, { className: "main" });
+    const runs = button(`Import ${what}`, () => run(content, file.name, keys), {
+      className: "main",
+    });
     result.replaceChildren(...(customers + purchases === 0 ? [nothing] : [found, runs]));
     runs.focus();
   }
 
   // It goes on where the screen is left meanwhile; then a notice tells how it ended.
   async function run(content, name, keys) {
-    const again = button("Try again", () => attempt(() => run(content, name, keys)));
+    const again = button("Try again", () => run(content, name, keys));
     const answer = await wait(`Importing ${name}`, PATH, { body: content, keys }, again);
     if (!answer) return;
     const { customers, purchases } = answer.data;
@@ -60,20 +61,19 @@ export async function show(main, _, signal) {
     notify(`Imported ${name}: ${what}.`, answer.change);
   }
 
-  /** Send the file, and meanwhile say so; show the faults, if there are any. */
+  /** Return the answer to a file; null where there are faults, which are then shown. */
   async function wait(doing, path, options, again = "") {
+    let answer = null;
     result.replaceChildren(h("p", {}, `${doing} …`), h("progress", { "aria-label": doing }));
-    input.disabled = true;
-    try {
-      return await call("POST", path, options);
-    } catch (error) {
-      if (error.status === undefined || !result.isConnected) throw error;
+    const ask = async () => {
+      answer = await call("POST", path, options);
+    };
+    await press(input, ask, (error) => {
+      if (!result.isConnected) return fault(error);
       const hasLines = error.errors.some(({ line }) => line);
-      result.replaceChildren(hasLines ? faults(error) : sentences(error), again);
-      return null;
-    } finally {
-      input.disabled = false;
-    }
+      return result.replaceChildren(hasLines ? faults(error) : sentences(error), again);
+    });
+    return answer;
   }
 }
 

@@ -59,7 +59,7 @@ async function show() {
   isFaulty = false;
   main.replaceChildren();
   forgetFaults();
-  document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
+  document.querySelectorAll("dialog").forEach((dialog) => dialog.remove());
   for (const link of document.querySelectorAll("nav a")) {
     const isHere = link.hash === `#${SCREENS[name] ? name : "customers"}`;
     link.setAttribute("aria-current", isHere ? "page" : "false");

@@ -29,6 +29,6 @@ export function chart(days) {
   return h("figure", {}, picture, h("figcaption", {}, text));
 
   function label(index) {
-    return day(new Date((first + index * span) * DAY).toISOString().slice(0, 10));
+    return day((first + index * span) * DAY);
   }
 }

@@ -140,7 +140,7 @@ class Customer {
       this.showHead();
       this.head.querySelector("button").focus();
     };
-    const done = async (values, change) => {
+    const done = (values, change) => {
       if (change) notify(["Corrected: ", data(values.name), "."], change);
       Object.assign(this.customer, values);
       leave();

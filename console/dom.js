@@ -113,9 +113,9 @@ export function count(value, noun) {
   return `${number(value)} ${noun}${Number(value) === 1 ? "" : "s"}`;
 }
 
-/** Return a day, `2022-04-09`, as its reader writes it. */
-export function day(text) {
-  return days.format(new Date(text));
+/** Return a day, `2022-04-09` or its milliseconds since 1970, as its reader writes it. */
+export function day(value) {
+  return days.format(new Date(value));
 }
 
 /** Return a time of the API in the reader's zone; what is no time comes as it is. */

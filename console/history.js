@@ -22,7 +22,7 @@ export async function show(main, place, signal) {
     label: change ? `Rows of change ${change}` : "Changes, the newest first",
     kind: change ? "changes rows" : "changes",
     columns: change ? columns : [...columns, "Undo"],
-    cells: (group) => cells(group),
+    cells,
     key: (group) => group.key,
     load: read,
     empty: () => "Nothing has happened yet.",

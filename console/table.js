@@ -19,11 +19,14 @@ export class Table {
     this.hasMore = false;
     this.nodes = new WeakMap(); // the rows of items, kept so that the focus stays
     const titles = columns.map((title) => h("div", { role: "columnheader" }, title));
-    this.head = h("div", { role: "row", className: "head" }, titles);
     this.body = h("div", { role: "rowgroup", className: "body" });
     this.note = h("p", { className: "empty", hidden: true });
     const table = { role: "table", className: `table ${kind}`, "aria-label": label };
-    const head = h("div", { role: "rowgroup" }, this.head);
+    const head = h(
+      "div",
+      { role: "rowgroup" },
+      h("div", { role: "row", className: "head" }, titles),
+    );
     this.grid = h("div", table, head, this.body);
     this.element = h("div", {}, this.grid, this.note);
     const draw = () => requestAnimationFrame(() => this.draw());

@@ -24,26 +24,9 @@ from checks.browser import chromium
 from checks.console import looks, picture, story, trouble
 from checks.console.story import Row
 from checks.console.visit import visiting
-from checks.support.server_process import (
-    PROJECT,
-    Server,
-    exchange,
-    print_table,
-    request_bytes,
-    serving,
-)
+from checks.support.server_process import PROJECT, print_table, serving
 
 PICTURE = PROJECT / "docs" / "console.png"
-
-
-def import_purchases(server: Server, customers: int) -> None:
-    """Give a new customer so many purchases, by a file."""
-    lines = [f"{customers},Thing {i},{i % 9 + 1}\n" for i in range(looks.MANY)]
-    body = ("customer_id,purchase_name,quantity\n" + "".join(lines)).encode()
-    headers = [("Content-Type", "text/csv")]
-    request = request_bytes("POST", "/api/v1/imports", body, headers)
-    reply = exchange(server.port, request, timeout=120)
-    assert reply.status == 201, reply
 
 
 def look_at_all(browser: Browser, folder: Path, pictures: Path | None) -> Iterator[Row]:
@@ -65,7 +48,7 @@ def look_at_all(browser: Browser, folder: Path, pictures: Path | None) -> Iterat
         yield from looks.examine(browser, server, pictures)
         yield from looks.speak_german(browser, server)
         yield from story.race(browser, server)
-        import_purchases(server, len(looks.NAMES))
+        looks.import_purchases(server, len(looks.NAMES))
         yield from looks.scroll(browser, server, len(looks.NAMES))
     yield from trouble.come_in(browser, folder / "tokens")
     yield from trouble.outlive(browser, folder / "away")

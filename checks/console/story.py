@@ -123,7 +123,7 @@ def take_all_back(visit: Visit, start: list[str]) -> list[Row]:
         visit.press(name)
         change = name.rpartition(" ")[2]
         expect(visit.notice).to_contain_text(f"Undone: change {change} ")
-        visit.page.locator(".notice button", has_text="\u00d7").first.click()
+        visit.press("Close this notice")
     return [Row("all undone on the history: rows", [], differing(start, visit.server))]
 
 

@@ -33,7 +33,7 @@ def come_in(browser: Browser, folder: Path) -> list[Row]:
         with visiting(browser, server) as visit:
             expect(visit.heading).to_have_text("Sign in")
             rows = [Row("no request without a token is refused", [], [*visit.refusals])]
-            rows.append(Row("sign in: axe", [], visit.barriers()))
+            rows.append(Row("sign in: axe", [], visit.barriers_in_both()))
             sign_in(visit, "wrong")
             alert = visit.page.get_by_role("alert").filter(has_text="does not know")
             expect(alert).to_contain_text("Request id")
@@ -100,6 +100,7 @@ def outlive(browser: Browser, folder: Path) -> list[Row]:
             visit.press("Add")
             expect(page.locator("dialog").get_by_role("alert")).to_contain_text(SILENCE)
             expect(page.get_by_text("tries again")).to_be_visible()
+            barriers = visit.barriers_in_both()
             server.start()
             expect(page.get_by_text("tries again")).to_be_hidden()
             visit.press("Add")
@@ -108,10 +109,11 @@ def outlive(browser: Browser, folder: Path) -> list[Row]:
             server.stop(signal.SIGKILL)
             visit.press("History")
             expect(visit.heading).to_have_text("This cannot be shown")
+            barriers += visit.barriers_in_both()
             server.start()
             expect(visit.heading).to_have_text("History")
             faults = Row("away and back: console, policy, hosts", [], visit.faults())
-            return [lost, faults]
+            return [lost, Row("while it is away: axe", [], barriers), faults]
     finally:
         server.stop(signal.SIGKILL)
 

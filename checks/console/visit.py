@@ -140,6 +140,14 @@ class Visit:
         grave = [one for one in found if one["impact"] in ("serious", "critical")]
         return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in grave]
 
+    def barriers_in_both(self) -> list[str]:
+        """Return what axe finds in the light and in the dark."""
+        found = []
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)
+            found += self.barriers()
+        return found
+
     def overflow(self) -> int:
         """Return by how many pixels the screen is wider than the window."""
         script = "document.scrollingElement.scrollWidth - innerWidth"

@@ -36,7 +36,7 @@ from storage.sqlite_connection import (
     code_of,
     driver,
 )
-from storage.temporary_file import LAST_BACKUP
+from storage.temporary_file import LAST_BACKUP, sync
 
 LOG = logging.getLogger("server")
 
@@ -112,6 +112,20 @@ class MaintenanceConnection(SqliteConnection):
                     if self.health.translate(exc) is exc:
                         LOG.exception("the maintenance of the database failed")
 
+    def sync(self) -> None:
+        """Hand to the disk what others may have left in the cache of the system.
+
+        A copy that was just put in place, or the last commit of a killed process, would
+        otherwise be lost in a power cut, and with it what is acknowledged on top. From
+        now on none can be added to that: no index of the WAL is made anew as long as
+        this process has it open. OSError.
+        """
+        assert self.file is not None  # noqa: S101 - for mypy
+        os.fsync(self.file)
+        whole = self.path.resolve()
+        for file in {Path(f"{whole}-wal"), whole.parent, self.path.parent.resolve()}:
+            sync(file)
+
     def checkpoint(self) -> None:
         """Copy the WAL; where it is long, until little is left for a commit to copy."""
         for _ in range(QUICK_ATTEMPTS):
@@ -182,6 +196,7 @@ class SqliteEngine:
                 await queue.connection.open()
             await engine.maintenance.open()
             engine.maintenance.file = os.open(path, os.O_RDONLY)
+            await engine.maintenance.call(engine.maintenance.sync)
         except (driver.Error, OSError) as exc:
             await engine.close()
             reason = ERROR_MESSAGES.get(code_of(exc), str(exc))

@@ -25,7 +25,6 @@ from storage.temporary_file import (
     SUFFIXES,
     publish,
     remove_abandoned,
-    sync,
     temporary_file,
 )
 
@@ -44,7 +43,6 @@ def create_or_migrate(path: Path) -> None:
             _migrate(path, legacy=_identify(path))
         else:
             _create(path)
-        _sync_all(path)
     search_index.tell()
 
 
@@ -98,19 +96,6 @@ def _identify(path: Path) -> bool:
         if not described:
             check_schema(path, connection)
     return described
-
-
-def _sync_all(path: Path) -> None:
-    """Hand to the disk what others may have left in the cache of the system.
-
-    A copy that was just put in place, or the last commits of a killed server, would
-    otherwise be lost in a power cut, and with them what is acknowledged on top.
-    """
-    whole = path.resolve()
-    folders = whole.parent, path.parent.resolve()
-    for file in {whole, _beside(whole, "-wal"), *folders}:
-        with suppress(FileNotFoundError):
-            sync(file)
 
 
 def _migrate(path: Path, legacy: bool) -> None:

@@ -1,6 +1,7 @@
 """Database files that are accepted or refused."""
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import db
 from checks.support.server_process import free_port
 from storage import schema, sqlite_file
 from storage.sqlite_connection import driver
+from storage.sqlite_engine import SqliteEngine
 from tests.support import (
     DESCRIBED,
     JOHN,
@@ -52,7 +54,7 @@ def test_wal_of_a_database_that_is_gone(sqlite_path: Path, suffix: str) -> None:
     assert sqlite_path.exists()
 
 
-def test_what_was_left_in_the_cache(
+async def test_what_was_left_in_the_cache(
     sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file put in place, and commits of a killed server, are on disk after a start.
@@ -62,7 +64,7 @@ def test_what_was_left_in_the_cache(
     folder = sqlite_path.with_name("real")
     folder.mkdir()
     sqlite_file.create_or_migrate(folder / "file")
-    sqlite_path.symlink_to(folder / "file")
+    sqlite_path.symlink_to(folder / "file")  # noqa: ASYNC240 - nothing else runs
     synced = set()
 
     def sync(descriptor: int) -> None:
@@ -71,11 +73,23 @@ def test_what_was_left_in_the_cache(
 
     real_sync = os.fsync
     monkeypatch.setattr(os, "fsync", sync)
-    with closing(driver.connect(sqlite_path)) as other:  # which keeps the WAL
-        other.execute("PRAGMA application_id").fetchone()
-        sqlite_file.create_or_migrate(sqlite_path)
-        files = [folder / "file", folder / "file-wal", folder, sqlite_path.parent]
-        assert synced == {file.stat().st_ino for file in files}
+    engine = await SqliteEngine.open(sqlite_path)
+    files = [folder / "file", folder / "file-wal", folder, sqlite_path.parent]
+    assert synced == {file.stat().st_ino for file in files}
+    await engine.close()
+
+
+async def test_fsync_that_fails_at_the_start(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqlite_file.create_or_migrate(sqlite_path)
+
+    def sync(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(db.StartupError, match="Input/output error"):
+        await SqliteEngine.open(sqlite_path)
 
 
 HALF = """

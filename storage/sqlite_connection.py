@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -93,8 +94,12 @@ def code_of(exc: BaseException) -> int:
 class Health:
     """The state that the threads of one engine share, all of it.
 
-    Each attribute is replaced as a whole by one assignment, so no lock is needed.
+    Each attribute is replaced as a whole by one assignment, which needs no lock.
     """
+
+    def __init__(self) -> None:
+        self.committing = Lock()
+        """Held by the writer while it commits, and perhaps checkpoints."""
 
     error: str | None = None
     """Why nothing may be written until the database was checked. Set by every
@@ -244,7 +249,8 @@ class WriteConnection(SqliteConnection):
         """Commit, if the files are in their places; check that they still are then."""
         self.verify_files(FILE_GONE)
         try:
-            self.raw.execute("COMMIT")
+            with self.health.committing:
+                self.raw.execute("COMMIT")
         except driver.Error as exc:
             if code_of(exc) not in UNCERTAIN:
                 raise
@@ -261,7 +267,8 @@ class WriteConnection(SqliteConnection):
     def _checkpoint(self) -> None:
         self.health.nearly_copied = False
         try:
-            self.raw.execute(CHECKPOINT)
+            with self.health.committing:
+                self.raw.execute(CHECKPOINT)
         except driver.Error as exc:  # the batch is committed all the same
             self.health.translate(exc)
 

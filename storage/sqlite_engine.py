@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
 from functools import partial
 from pathlib import Path
 from threading import get_native_id
@@ -50,6 +51,11 @@ NICENESS = 10
 """The priority of maintenance and reports, which can wait (setpriority(2))."""
 REPORTERS = 2
 """How many reports run at a time."""
+LOCK_SECONDS = 1.0
+"""How long the check of the database waits for a commit that is under way."""
+COPIED_FRAMES, CHECKPOINT_LOCK = 96, 121
+"""Where the index of the WAL tells how many of its frames were copied, and its byte
+that is locked by who copies (sqlite.org/walformat.html)."""
 QUICK_SECONDS, QUICK_ATTEMPTS = 0.004, 4
 """How long a checkpoint takes that left little to copy, and how many are tried."""
 
@@ -83,10 +89,10 @@ class MaintenanceConnection(SqliteConnection):
     due = 0.0
     """When the next check may be, on the monotonic clock."""
 
-    file: int | None = None
-    """The database file, to sync it. It stays open as long as any connection, since
-    closing a descriptor drops all locks that the process holds on the file
-    (sqlite.org/howtocorrupt.html, section 2.2)."""
+    files: tuple[int, ...] = ()
+    """The database file, to sync it, and the index of its WAL. They stay open as long
+    as any connection, since closing a descriptor drops all locks that the process holds
+    on the file (sqlite.org/howtocorrupt.html, section 2.2)."""
 
     def connect(self) -> Any:
         """Return a connection, on a thread of low priority."""
@@ -112,27 +118,56 @@ class MaintenanceConnection(SqliteConnection):
                     if self.health.translate(exc) is exc:
                         LOG.exception("the maintenance of the database failed")
 
-    def sync(self) -> None:
-        """Hand to the disk what others may have left in the cache of the system.
+    def hold_files(self, writer: WriteConnection) -> None:
+        """Open the files, and hand to the disk what others left in the system's cache.
 
         A copy that was just put in place, or the last commit of a killed process, would
         otherwise be lost in a power cut, and with it what is acknowledged on top. From
         now on none can be added to that: no index of the WAL is made anew as long as
         this process has it open. OSError.
         """
-        assert self.file is not None  # noqa: S101 - for mypy
-        os.fsync(self.file)
-        whole = self.path.resolve()
-        for file in {Path(f"{whole}-wal"), whole.parent, self.path.parent.resolve()}:
+        for name, access in ((self.path, os.O_RDONLY), (writer.shm, os.O_RDWR)):
+            self.files += (os.open(name, access),)
+        self.sync(Path(writer.wal))
+
+    def sync(self, wal: Path) -> None:
+        """Sync the database, its WAL and their names. OSError."""
+        os.fsync(self.files[0])
+        for file in {wal, wal.parent, self.path.parent.resolve()}:
             sync(file)
+
+    def release_files(self) -> None:
+        """Close the files; when all connections are."""
+        for file in self.files:
+            os.close(file)
+        self.files = ()
+
+    def copy_anew(self) -> None:
+        """Let the next checkpoint copy the whole WAL, what was copied before, too.
+
+        After an fsync of the database that failed, nobody knows which pages are on
+        disk, and the next fsync does not tell (fsync(2)). The WAL still has them all:
+        it only begins anew after a checkpoint whose fsync succeeded. OSError,
+        UnavailableError while somebody checkpoints.
+        """
+        if not self.files:
+            return
+        index = self.files[1]
+        if not self.health.committing.acquire(timeout=LOCK_SECONDS):
+            raise UnavailableError(self.hang_message)
+        try:  # the writer locks this byte in this process, others lock it in theirs
+            lockf(index, LOCK_EX | LOCK_NB, 1, CHECKPOINT_LOCK)
+            os.pwrite(index, bytes(4), COPIED_FRAMES)
+            lockf(index, LOCK_UN, 1, CHECKPOINT_LOCK)
+        finally:
+            self.health.committing.release()
 
     def checkpoint(self) -> None:
         """Copy the WAL; where it is long, until little is left for a commit to copy."""
         for _ in range(QUICK_ATTEMPTS):
             began = monotonic()
             pages: int = self.raw.execute(CHECKPOINT).fetchone()[1]
-            if self.file is not None:
-                os.fsync(self.file)
+            os.fsync(self.files[0])
             if pages < WAL_PAGES:
                 return
             if monotonic() - began < QUICK_SECONDS:
@@ -149,6 +184,7 @@ class MaintenanceConnection(SqliteConnection):
             return
         try:
             writer.verify_files(FILE_GONE)
+            self.copy_anew()
             with closing(self.connect()) as connection:
                 found = connection.execute("PRAGMA quick_check(1)").fetchall()
             if found == [("ok",)]:
@@ -195,8 +231,8 @@ class SqliteEngine:
             for queue in (*engine.queues.values(), *engine.reporters):
                 await queue.connection.open()
             await engine.maintenance.open()
-            engine.maintenance.file = os.open(path, os.O_RDONLY)
-            await engine.maintenance.call(engine.maintenance.sync)
+            hold_files = engine.maintenance.hold_files
+            await engine.maintenance.call(hold_files, engine.write_connection)
         except (driver.Error, OSError) as exc:
             await engine.close()
             reason = ERROR_MESSAGES.get(code_of(exc), str(exc))
@@ -235,8 +271,10 @@ class SqliteEngine:
         """Close the queues; the writer last, since the last connection checkpoints."""
         if self._maintaining is not None:
             self._maintaining.cancel()
+        if self.health.error is not None or self.health.stale:
+            with suppress(UnavailableError, OSError):
+                await self.maintenance.call(self.maintenance.copy_anew)
         await self.maintenance.close()
         for queue in (*self.reporters, *reversed(self.queues.values())):
             await queue.close()
-        if self.maintenance.file is not None:
-            os.close(self.maintenance.file)
+        self.maintenance.release_files()

@@ -32,8 +32,10 @@ def temporary_file(path: Path) -> Iterator[Path]:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         yield temporary
     finally:
-        _remove_folder(folder, path.name)
-        os.close(lock)
+        try:
+            _remove_folder(folder, path.name)
+        finally:
+            os.close(lock)
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:

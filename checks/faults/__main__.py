@@ -33,6 +33,7 @@ from checks.faults.file import (
 )
 from checks.faults.locks import database_locked, looked_at
 from checks.faults.stop import log_unread, terminate
+from checks.faults.system import SYSTEM
 from checks.faults.trial import (
     LONG,
     SHORT,
@@ -61,6 +62,7 @@ FAULTS: dict[str, Fault] = {
     "requests cancelled at random moments": on_server(requests_cancelled),
     "very many clients at once": on_server(many_clients),
     "backup during load, restored": backup_under_load,
+    **SYSTEM,
 }
 
 

@@ -51,6 +51,11 @@ def never() -> None:
     _pragmas(f"= {4 * sqlite_connection.WAL_PAGES}", "= 0")
 
 
+def eager() -> None:
+    """Check the database again at once after an error."""
+    _set(sqlite_engine, "RECHECK_SECONDS", 0.02)
+
+
 def normal() -> None:
     """Commit without an fsync, as synchronous=NORMAL does."""
     _pragmas("synchronous = FULL", "synchronous = NORMAL")
@@ -63,6 +68,11 @@ def _nothing(*_: Any) -> None:
 def no_sync_at_start() -> None:
     """Trust that what is there at a start is on disk."""
     _set(sqlite_engine.MaintenanceConnection, "sync", _nothing)
+
+
+def copy_once() -> None:
+    """Do not copy again what a failed fsync was to bring to the disk."""
+    _set(sqlite_engine.MaintenanceConnection, "copy_anew", _nothing)
 
 
 def header_first() -> None:
@@ -112,8 +122,10 @@ def lying_disk() -> None:
 CHANGES: dict[str, Callable[[], None]] = {
     "small": small,
     "never": never,
+    "eager": eager,
     "normal": normal,
     "no_sync_at_start": no_sync_at_start,
+    "copy_once": copy_once,
     "header_first": header_first,
     "reserve_name": reserve_name,
     "lying_disk": lying_disk,

@@ -20,7 +20,8 @@ class Faults:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.write_bytes(bytes(FAULT.size * COUNT))
+        if not path.exists():
+            path.write_bytes(bytes(FAULT.size * COUNT))
         with path.open("r+b") as file:
             self.memory = mmap(file.fileno(), 0)
 

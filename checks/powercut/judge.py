@@ -1,10 +1,11 @@
 """Cuts the power of a recording at many places, and judges what is left."""
 
 import hashlib
+import math
 import random
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -133,43 +134,68 @@ class Judge:
                 raise RecordingError(f"{name} is not what the calls have made")
 
     def read_commits(self) -> None:
-        """Read what the database held after each commit."""
+        """Read what the database held after each commit; compare it with answers."""
         plan = [Plan(Model.STRICT, Keep.ALL, 512, 0)]
-        disk, waiting = self.disk(), list(self.responses)
-        for place in self._commits():
+        disk, newest = self.disk(), 0
+        answers, files = deque(self.responses), dict[str, bytes]()
+        for place, failed in self._commits():
+            self._compare(files, answers, place)
             [files] = disk.cut(place, plan)
             content, faults = self._recover(files)
             if content is None:
                 self.verdict.add("before any cut", f"{faults} at {place}")
                 continue
             self.verdict.commits += content.digest not in self.newest
-            self.newest[content.digest] = content.newest
-            here = [one for one in waiting if one.change <= content.newest]
-            if here:
-                self._compare(files, here)
-                waiting = [one for one in waiting if one.change > content.newest]
+            # What a failed commit gave a row, the next one gives another.
+            newest = newest if failed else content.newest
+            self.newest[content.digest] = newest
+        self._compare(files, answers, self.calls[-1].began + 1)
+        write_files(self.folder / "disk", str(self.root), files)
         with closing(driver.connect(self.folder / "disk" / DATABASE)) as connection:
             self.verdict.actions.update(dict(connection.execute(COUNT_ACTIONS)))
 
-    def _compare(self, files: Mapping[str, bytes], here: Sequence[Response]) -> None:
+    def _compare(
+        self, files: Mapping[str, bytes], answers: deque[Response], place: int
+    ) -> None:
+        """Compare the answers that were sent before a place with what was stored."""
+        here = []
+        while answers and answers[0].place < place:
+            here.append(answers.popleft())
+        if not here:
+            return
         write_files(self.folder / "disk", str(self.root), files)
         with closing(driver.connect(self.folder / "disk" / DATABASE)) as connection:
             self.verdict.compared += len(here)
             for fault in row_faults(connection, here):
                 self.verdict.add("answer differs", fault)
 
-    def _commits(self) -> Iterator[int]:
-        """Yield the places at which the database holds another commit, or may."""
-        last: dict[str, bool] = {}
-        yield -1
-        for call in self.calls:
+    def _commits(self) -> Iterator[tuple[int, bool]]:
+        """Yield the places at which the database holds another commit, or may.
+
+        Say, too, whether the fsync of it failed.
+        """
+        yield -1, False
+        is_last = False
+        for number, call in enumerate(self.calls):
             if call.kind is Kind.WRITE and call.path.endswith("-wal"):
                 if len(call.data) == COMMIT_FRAME:
-                    last[call.path] = call.data[4:8] != bytes(4)
-                elif last.get(call.path) and call.ended < len(self.calls) * 3:
-                    yield int(call.ended)
+                    is_last = call.data[4:8] != bytes(4)
+                elif is_last and call.ended < math.inf:
+                    yield int(call.ended), self._is_unsynced(number)
+            elif call.kind is Kind.SYNC and call.path.endswith("-wal"):
+                yield call.began, call.result is not None and call.result < 0
             elif call.kind in (Kind.RENAME, Kind.LINK) or call.path.startswith(MARK):
-                yield call.began + 1
+                yield call.began + 1, False
+
+    def _is_unsynced(self, number: int) -> bool:
+        path = self.calls[number].path
+        syncs = (
+            call
+            for call in self.calls[number:]
+            if call.kind is Kind.SYNC and call.path == path
+        )
+        sync = next(syncs, None)
+        return sync is not None and sync.result is not None and sync.result < 0
 
     def _recover(self, files: Mapping[str, bytes]) -> tuple[Content | None, list[str]]:
         key = hashlib.sha256()
@@ -226,7 +252,7 @@ class Judge:
             return
         if content.digest not in self.newest:
             self.verdict.add("not the content of a commit", where)
-        elif content.newest < required:
+        elif self.newest[content.digest] < required:
             text = f"row {required} was told, {content.newest} is there; {where}"
             self.verdict.add("lost", text)
 

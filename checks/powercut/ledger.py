@@ -42,8 +42,9 @@ class Told(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer to a write: its change and its body."""
+    """An answer to a write: when it was sent, its change and its body."""
 
+    place: int
     change: int
     body: bytes
 
@@ -82,10 +83,12 @@ class Streams:
     def responses(self) -> Iterator[Response]:
         """Yield the answers to writes."""
         for pieces in self.sent.values():
+            ends = [*accumulate(len(data) for _, data in pieces)]
             stream = b"".join(data for _, data in pieces)
             for match in RESPONSE.finditer(stream):
                 body = stream[match.end() : match.end() + int(match[2])]
-                yield Response(int(match[1]), body)
+                place = pieces[bisect_right(ends, match.start())][0]
+                yield Response(place, int(match[1]), body)
 
 
 def write_files(folder: Path, root: str, files: Mapping[str, bytes]) -> None:
@@ -139,7 +142,7 @@ def faults_of(connection: Any) -> list[str]:
 
 def row_faults(connection: Any, responses: Sequence[Response]) -> Iterator[str]:
     """Yield the answers that differ from the rows and the keys of their commit."""
-    for change, body in responses:
+    for _, change, body in responses:
         for status, stored in connection.execute(SELECT_KEY, (change,)):
             if status not in (200, 201) or stored.encode() != body:
                 yield f"change {change}: {body!r} was answered, {stored!r} is stored"

@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { OPEN, WRITE, TRUNCATE, SYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR, SEND, ACCEPT, STRANGE };
+enum kind { OPEN, WRITE, TRUNCATE, SYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR, SEND, ACCEPT, STRANGE, READ };
 
 struct record { /* as in recording.py */
     uint32_t size, pid;
@@ -265,6 +265,18 @@ static ssize_t write_(int file, const struct iovec *data, int count, int64_t off
     }
     MAKE(ssize_t, SEND, path, "", data, count, number, 0, 0, syscall(SYS_writev, file, data, count));
 }
+
+static ssize_t read_(int file, void *data, size_t size, off64_t offset)
+{
+    char path[PATH_MAX];
+    uint64_t number;
+    size_t part;
+    int error = faults && what_is(file, path, &number) == 1 ? spoil(READ, path, &part) : 0;
+    if (error) return errno = error, -1;
+    return syscall(SYS_pread64, file, data, size, offset);
+}
+ssize_t pread(int file, void *data, size_t size, off_t offset) { return read_(file, data, size, offset); }
+ssize_t pread64(int file, void *data, size_t size, off64_t offset) { return read_(file, data, size, offset); }
 
 #define ONE (&(struct iovec){(void *)data, size})
 ssize_t write(int file, const void *data, size_t size) { return write_(file, ONE, 1, -1); }

@@ -40,6 +40,8 @@ class Kind(IntEnum):
     SEND = 9
     ACCEPT = 10
     STRANGE = 11
+    READ = 12
+    """Not written down; may fail."""
 
 
 class Call(NamedTuple):

@@ -130,6 +130,10 @@ class Server:
         """Return how many file descriptors the process holds (Linux)."""
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
+    def last_descriptor(self) -> int:
+        """Return the highest file descriptor that the process holds (Linux)."""
+        return max(int(file.name) for file in Path(f"/proc/{self.pid}/fd").iterdir())
+
     def memory(self, entry: str = "VmRSS") -> float:
         """Return a size of the process in MiB, by its name in /proc/PID/status."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

@@ -39,7 +39,7 @@ from runtime.access_log import STDERR, AccessLog, LogHandler, format_for
 from runtime.metrics import Metrics
 from runtime.settings import COMMANDS, DEFAULTS, Parser, Settings, make_parser
 from runtime.workers import Worker
-from storage import sqlite_connection, sqlite_file
+from storage import sqlite_backup, sqlite_connection, sqlite_file, sqlite_verify
 from storage.engine import is_postgres, sqlite_path, without_password
 
 try:
@@ -215,6 +215,7 @@ def main() -> None:
     arguments = vars(parser.parse_intermixed_args())
     command, read = arguments.pop("command"), arguments.pop("read")
     replace, dry_run = arguments.pop("replace"), arguments.pop("dry_run")
+    keep = arguments.pop("keep")
     if command:  # only a server has something to do on SIGHUP
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     settings = Settings(**arguments)
@@ -222,7 +223,7 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     try:
-        run_command(command, parser, settings, read, replace, dry_run)
+        run_command(command, parser, settings, read, replace, keep, dry_run)
     except ProblemError as exc:  # of the file of an import
         parser.exit(1, f"{parser.prog}: {imports.explain(exc)}\n")
     except ValueError as exc:
@@ -239,6 +240,7 @@ def run_command(
     settings: Settings,
     read: bool,
     replace: bool,
+    keep: int | None,
     dry_run: bool,
 ) -> None:
     """Serve, or run one of COMMANDS. StartupError, ValueError, errors of an import."""
@@ -246,8 +248,12 @@ def run_command(
         case []:
             run(settings, parser)
         case ["backup", destination]:
+            if replace and keep:
+                parser.error("--keep never replaces a copy: leave --replace out")
             path = sqlite_path(settings.database_url)
-            sqlite_file.backup(path, Path(destination), replace)
+            _tell(sqlite_backup.backup(path, Path(destination), replace, keep))
+        case ["verify", file]:
+            _tell(sqlite_verify.verify(Path(file)))
         case ["token", name]:
             token, line = new_token(name, "read" if read else "write")
             sys.stdout.write(f"{token}\n{line}\n")
@@ -265,6 +271,11 @@ def run_command(
         case _:
             known = "; ".join(COMMANDS.values())
             parser.error(f"not a command: {' '.join(command)} ({known})")
+
+
+def _tell(line: str) -> None:
+    """Print a line with the name of a file, which may be no text, as it is."""
+    sys.stdout.buffer.write(os.fsencode(f"{line}\n"))
 
 
 async def import_file(

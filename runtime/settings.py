@@ -23,6 +23,7 @@ def _integer(least: int, most: int, noun: str) -> Callable[[str], int]:
 _port = _integer(0, 65535, "a port")
 _days = _integer(0, 36500, "a number of days")
 _workers = _integer(1, 256, "a number of processes")
+_copies = _integer(1, 1_000_000, "a number of copies")
 
 
 def _switch(text: str) -> bool:
@@ -175,7 +176,8 @@ def table() -> list[tuple[str, str, Setting]]:
 
 
 COMMANDS = {
-    "backup": "backup DEST [--replace]",
+    "backup": "backup DEST [--replace | --keep N]",
+    "verify": "verify FILE",
     "token": "token NAME [--read]",
     "copy": "copy SOURCE_URL DEST_URL",
     "import": "import FILE [--dry-run]",
@@ -208,6 +210,12 @@ def make_parser(version: str) -> Parser:
     parser.add_argument("--read", action="store_true", help="token: it may only read")
     parser.add_argument(
         "--replace", action="store_true", help="backup: over an older copy"
+    )
+    parser.add_argument(
+        "--keep",
+        type=_copies,
+        metavar="N",
+        help="backup: under a dated name in the folder DEST, and leave the newest N",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="import: only say what it would do"

@@ -38,6 +38,9 @@ OBJECTS = {
 SELECT_TABLE = f"SELECT name FROM sqlite_master WHERE name = '{NAME}'"
 # Row 10 tells what the index consists of; without it, FTS5 takes it for damaged.
 SELECT_STRUCTURE = f"SELECT id FROM {NAME}_data WHERE id = 10"
+IS_EMPTIED = f"""
+SELECT NOT EXISTS (SELECT 1 FROM {NAME}_data)
+    AND NOT EXISTS (SELECT 1 FROM {NAME}_content)"""
 EMPTY = [f"DELETE FROM {NAME}_{end}" for end in ("data", "idx", "content")]
 
 
@@ -65,6 +68,14 @@ def is_as_wanted(connection: Any) -> bool:
     table = connection.execute(SELECT_TABLE).fetchone()
     filled = table is not None and connection.execute(SELECT_STRUCTURE).fetchone()
     return bool(filled) == AVAILABLE
+
+
+def is_emptied(connection: Any) -> bool:
+    """Return whether a library that cannot have it has emptied the index."""
+    try:
+        return bool(connection.execute(IS_EMPTIED).fetchone()[0])
+    except driver.OperationalError:  # there is none
+        return False
 
 
 def renew(connection: Any) -> None:

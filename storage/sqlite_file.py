@@ -1,13 +1,9 @@
-"""The SQLite file: created, migrated, backed up."""
+"""The SQLite file: created, and migrated."""
 
-import logging
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 from storage import search_index
 from storage.engine import StartupError
@@ -20,15 +16,8 @@ from storage.sqlite_identity import (
     read_identity as read_identity,
 )
 from storage.sqlite_migration import run_scripts
-from storage.temporary_file import (
-    LAST_BACKUP,
-    SUFFIXES,
-    publish,
-    remove_abandoned,
-    temporary_file,
-)
+from storage.temporary_file import publish, remove_abandoned, temporary_file
 
-LOG = logging.getLogger("server")
 PAGE_BYTES = 2048
 """Each purchase changes another page of the index by customer, and a commit writes
 pages whole: half of SQLite's 4096 makes adding quicker, and lists no slower."""
@@ -124,70 +113,3 @@ def _migrate(path: Path, legacy: bool) -> None:
         connection.execute("COMMIT")
         with suppress(driver.Error):  # somebody reads it; the server tries again
             connection.execute("PRAGMA journal_mode = WAL")
-
-
-def backup(path: Path, destination: Path, replace: bool = False) -> None:
-    """Write a consistent copy of a database, also of one that is being served.
-
-    The copy is complete or absent, and only its owner may read it; with `replace` it
-    takes the place of another one. StartupError, also on SIGTERM and SIGINT. VACUUM
-    INTO reads one snapshot (sqlite.org/lang_vacuum.html), and a read-only connection
-    does not checkpoint.
-    """
-    with startup_errors(path), open_unchanged(path) as connection:
-        if is_described(path, connection):
-            raise StartupError(f"{path}: start the server on it once, to take it over")
-    with startup_errors(destination):
-        destination = _find_place(path, destination, replace)
-    with startup_errors(f"{path} to {destination}"):
-        remove_abandoned(destination)
-        with temporary_file(destination) as temporary:
-            _write_copy(path, temporary)
-            publish(temporary, destination, replace)
-    try:  # what /metrics tells
-        _beside(path.resolve(), LAST_BACKUP).touch(mode=0o600)
-    except OSError as exc:
-        LOG.warning("the time of this backup is not recorded: %s", exc)
-
-
-def _find_place(path: Path, destination: Path, replace: bool) -> Path:
-    """Return where a copy may be put. StartupError."""
-    if not destination.parent.is_dir():
-        raise StartupError(f"{destination}: there is no folder {destination.parent}")
-    there = os.path.lexists(destination)
-    if there and not replace:
-        raise StartupError(f"{destination}: already there (--replace replaces it)")
-    place = destination.resolve() if destination.is_symlink() else destination
-    own = [_beside(path.resolve(), suffix) for suffix in (*SUFFIXES, LAST_BACKUP)]
-    if place.resolve() in own or (place.exists() and place.samefile(path)):
-        raise StartupError(f"{destination}: it belongs to the database itself")
-    if there and place.exists() and not place.is_file():
-        raise StartupError(f"{destination}: not a file")
-    for left in (_beside(place, suffix) for suffix in SUFFIXES[1:]):
-        # SQLite would take it for the copy's.
-        if left.exists():
-            raise StartupError(f"{left}: in use, or left by another database")
-    return place
-
-
-def _write_copy(path: Path, temporary: Path) -> None:
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with closing(driver.connect(uri, uri=True)) as connection, _stoppable(connection):
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("VACUUM INTO ?", (str(temporary.absolute()),))
-
-
-@contextmanager
-def _stoppable(connection: Any) -> Iterator[None]:
-    """Let SIGTERM and SIGINT interrupt the statement of a connection."""
-    stop = Event()
-    connection.set_progress_handler(stop.is_set, 10_000)
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

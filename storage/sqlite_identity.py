@@ -28,8 +28,11 @@ COLLATIONS = {"BINARY", "NOCASE", "RTRIM"}
 
 
 @contextmanager
-def open_unchanged(path: Path) -> Iterator[Any]:
+def open_unchanged(path: Path, shm_too: bool = False) -> Iterator[Any]:
     """Open a database without a change to it or to the files beside it.
+
+    With `shm_too` that holds for the index of the WAL as well, which is made anew from
+    the WAL otherwise: nothing in it outlives the processes that use it.
 
     StartupError for what is no database by its header, where nothing beside it can
     mend that: a power cut may tear the first page, and SQLite has it in the WAL or in
@@ -42,7 +45,7 @@ def open_unchanged(path: Path) -> Iterator[Any]:
         missing = not path.exists() and not path.is_symlink()
         raise StartupError(f"{path}: {'no such file' if missing else 'not a file'}")
     whole = path.resolve()
-    wal, journal = (Path(f"{whole}{end}") for end in ("-wal", "-journal"))
+    wal, journal, shm = (Path(f"{whole}{end}") for end in ("-wal", "-journal", "-shm"))
     left = [file for file in (wal, journal) if file.exists()]
     with whole.open("rb") as file:
         header = file.read(100)
@@ -51,13 +54,17 @@ def open_unchanged(path: Path) -> Iterator[Any]:
         raise StartupError(f"{path}: not a SQLite database")
     # sqlite.org/fileformat.html#application_id
     ours = is_sqlite and int.from_bytes(header[68:72], "big") == APPLICATION_ID
+    # os_unix.c of SQLite: with `readonly_shm` it reads an index that a living process
+    # keeps, and makes its own in memory where there is none; but the file must exist.
+    lacks_shm = shm_too and wal in left and not shm.exists()
     with TemporaryDirectory() as folder:
-        if journal in left or (left and not ours):
+        if journal in left or lacks_shm or (left and not ours):
             for name in (whole, *left):
                 shutil.copyfile(name, Path(folder, name.name))
             uri = Path(folder, whole.name).as_uri()
         else:
-            uri = f"{whole.as_uri()}?mode=ro{'' if left else '&immutable=1'}"
+            served = "&readonly_shm=1" if shm_too else ""
+            uri = f"{whole.as_uri()}?mode=ro{served if left else '&immutable=1'}"
         with closing(driver.connect(uri, uri=True)) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection

@@ -108,7 +108,20 @@ def test_port_in_use(main: Main) -> None:
     [
         (["--version"], 0, f"{handlers.VERSION}\n"),
         (["token"], 2, "server.py: usage: token NAME [--read]\n"),
-        (["backup", "a", "b"], 2, "server.py: usage: backup DEST [--replace]\n"),
+        (
+            ["backup", "a", "b"],
+            2,
+            "server.py: usage: backup DEST [--replace | --keep N]\n",
+        ),
+        (["verify"], 2, "server.py: usage: verify FILE\n"),
+        (["verify", "a", "b"], 2, "server.py: usage: verify FILE\n"),
+        (["backup", "a", "--keep", "0"], 2, "server.py: argument --keep: '0' is not a"),
+        (["backup", "a", "--keep", "-1"], 2, "server.py: argument --keep: "),
+        (
+            ["backup", "a", "--keep", "1", "--replace"],
+            2,
+            "server.py: --keep never replaces a copy: leave --replace out\n",
+        ),
         (["restore", "a"], 2, "server.py: not a command: restore a (backup DEST [-"),
         (
             ["--host", "nope.invalid", "--allow-anonymous"],

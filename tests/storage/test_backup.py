@@ -14,7 +14,7 @@ import pytest
 import db
 import server
 from checks.support.server_process import Server, exchange, request_bytes, serving
-from storage import sqlite_file
+from storage import sqlite_backup, sqlite_file, sqlite_verify
 from storage.sqlite_connection import driver
 from tests.support import DESCRIBED, JOHN, PHONE, Main, post, run_sql
 
@@ -59,7 +59,7 @@ def test_backup_is_stopped(
             os.kill(os.getpid(), signal.SIGTERM)
             return super().is_set()
 
-    monkeypatch.setattr(sqlite_file, "Event", Signalled)
+    monkeypatch.setattr(sqlite_verify, "Event", Signalled)
     status, out, err = main("backup", "copy")
     reason = "server.py: db.sqlite3 to copy: interrupted\n"
     assert (status, out, err) == (1, "", reason)
@@ -70,11 +70,13 @@ def test_backup_is_stopped(
 def test_backup_refused(main: Main, sqlite_path: Path, tmp_path: Path) -> None:
     for expected in ("db.sqlite3: no such file", ""):
         status, out, err = main("backup", "copy")
-        assert (status, out) == (1 if expected else 0, ""), err
+        assert (status, bool(out)) == ((1, False) if expected else (0, True)), err
         assert expected in err
         server.try_make_db(f"sqlite:///{sqlite_path}")
     before = (tmp_path / "copy").read_bytes()
+    (tmp_path / "folder").mkdir()
     for destination, reason in (
+        ("folder", "folder: a folder: name a file in it, or let --keep N name one"),
         ("copy", "already there"),
         ("missing/copy", "there is no folder missing"),
         ("db.sqlite3", "already there"),
@@ -104,8 +106,9 @@ def test_backup_whose_time_cannot_be_recorded(
 ) -> None:
     """The copy is there all the same, and the log says what is missing."""
     sqlite_file.create_or_migrate(sqlite_path)
-    sqlite_path.with_name("db.sqlite3-last-backup").symlink_to("nowhere/else")
-    assert main("backup", "copy") == (0, "", "")
+    sqlite_path.with_name("db.sqlite3-last-backup").mkdir()
+    status, out, err = main("backup", "copy")
+    assert (status, out.count("\n"), err) == (0, 1, "")
     assert "the time of this backup is not recorded" in caplog.text
     assert count_customers(sqlite_path.with_name("copy")) == 0
 
@@ -123,15 +126,15 @@ def test_backup_that_replaces(
     """The old copy is there until the new one is whole; a link still leads to it."""
     copy, link = sqlite_path.with_name("copy"), sqlite_path.with_name("link")
     sqlite_file.create_or_migrate(sqlite_path)
-    sqlite_file.backup(sqlite_path, copy, replace=True)
+    sqlite_backup.backup(sqlite_path, copy, replace=True)
     link.symlink_to(copy)
     run_sql(sqlite_path, "INSERT INTO customer (name, date_created) VALUES ('x', '')")
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_file, "_write_copy", lambda *_: 1 / 0)
+        patch.setattr(sqlite_backup, "_write_copy", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            sqlite_file.backup(sqlite_path, copy, replace=True)
+            sqlite_backup.backup(sqlite_path, copy, replace=True)
     assert count_customers(copy) == 0
-    sqlite_file.backup(sqlite_path, link, replace=True)
+    sqlite_backup.backup(sqlite_path, link, replace=True)
     assert (count_customers(copy), link.is_symlink()) == (1, True)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert not [file for file in copy.parent.iterdir() if file.name.startswith(".")]
@@ -146,7 +149,8 @@ def test_backup_that_replaces(
         ("../db/db.sqlite3-journal", "belongs to the database"),
         ("hard-link", "belongs to the database"),
         ("link", "belongs to the database"),
-        ("folder", "not a file"),
+        ("folder", "a folder"),
+        ("pipe", "not a file"),
         ("in-use", "in-use-wal: in use"),
         ("gone", "gone-wal: in use, or left by another database"),
         ("in-use/copy", "there is no folder"),
@@ -164,25 +168,50 @@ def test_backup_that_may_not_replace(
     Path("hard-link").hardlink_to(path)
     Path("link").symlink_to(path)
     Path("folder").mkdir()
+    os.mkfifo("pipe")
     shutil.copy(path, "in-use")
     for name in ("in-use-wal", "gone-wal"):
         Path(name).write_bytes(b"")
     before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     with pytest.raises(db.StartupError, match=reason):
-        sqlite_file.backup(path, Path(destination), replace=True)
+        sqlite_backup.backup(path, Path(destination), replace=True)
     assert {file: file.read_bytes() for file in before} == before
 
 
 def test_backup_before_the_database_is_taken_over(sqlite_path: Path) -> None:
     run_sql(sqlite_path, DESCRIBED)
     with pytest.raises(db.StartupError, match="start the server on it once"):
-        sqlite_file.backup(sqlite_path, sqlite_path.with_name("copy"))
+        sqlite_backup.backup(sqlite_path, sqlite_path.with_name("copy"))
 
 
 def test_backup_of_a_strange_schema(sqlite_path: Path) -> None:
     """What is there is worth saving, though no server would start on it."""
-    copy = sqlite_path.with_name("copy")
+    copy, copies = sqlite_path.with_name("copy"), sqlite_path.with_name("copies")
     sqlite_file.create_or_migrate(sqlite_path)
     run_sql(sqlite_path, "CREATE VIEW v AS SELECT 1")
-    sqlite_file.backup(sqlite_path, copy)
+    with pytest.raises(db.StartupError, match=r"copy: view 'v' .*; the copy is there"):
+        sqlite_backup.backup(sqlite_path, copy)
     assert count_customers(copy) == 0
+    copies.mkdir()
+    for _ in range(2):
+        with pytest.raises(db.StartupError, match="no older copy is removed"):
+            sqlite_backup.backup(sqlite_path, copies, keep=1)
+    assert [count_customers(file) for file in copies.iterdir()] == [0, 0]
+    assert sqlite_path.with_name("db.sqlite3-last-backup").exists()
+
+
+def test_marker_of_another_user(sqlite_path: Path, tmp_path: Path) -> None:
+    """The file that tells the time of the backup is a new one each time."""
+    sqlite_file.create_or_migrate(sqlite_path)
+    marker, theirs = sqlite_path.with_name("db.sqlite3-last-backup"), tmp_path / "x"
+    theirs.touch(0o400)
+    os.utime(theirs, (0, 0))
+    marker.symlink_to(theirs)
+    for name in ("a", "b"):
+        sqlite_backup.backup(sqlite_path, sqlite_path.with_name(name))
+        assert stat.S_ISREG(marker.lstat().st_mode)
+        assert stat.S_IMODE(marker.lstat().st_mode) == 0o600
+        assert marker.stat().st_mtime > time.time() - 60
+        marker.chmod(0o400)
+        os.utime(marker, (0, 0))
+    assert theirs.stat().st_mtime == 0

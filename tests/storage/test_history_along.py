@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from checks.support.server_process import Reply, Server, call, serving
-from storage import sqlite_file
+from storage import sqlite_backup
 from tests.support import DESCRIBED, JOHN, PHONE, run_sql
 
 WRITES = (
@@ -48,7 +48,7 @@ def copied(source: Path, place: Path, cluster: Any) -> dict[str, str]:
 
 def backed_up(source: Path, place: Path, cluster: Any) -> dict[str, str]:
     """Back up into another folder; return the settings of a server on that."""
-    sqlite_file.backup(source, place / "db.sqlite3")
+    sqlite_backup.backup(source, place / "db.sqlite3")
     return {}
 
 

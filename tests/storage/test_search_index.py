@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import db
-from storage import schema, search_index, sqlite_file
+from storage import schema, search_index, sqlite_backup, sqlite_file
 from storage.engine import StartupError
 from storage.sqlite_connection import driver
 from storage.sqlite_engine import SqliteEngine
@@ -126,7 +126,7 @@ def test_libraries_in_turn(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) -
         sqlite_path, "UPDATE customer SET name = 'C', name_folded = 'c' WHERE id = 1"
     )
     copy = sqlite_path.with_name("copy")
-    sqlite_file.backup(sqlite_path, copy)
+    sqlite_backup.backup(sqlite_path, copy)
     before = sqlite_path.read_bytes()
     assert open_and_find(sqlite_path, "smith") == [1]
     assert sqlite_path.read_bytes() == before, "it was emptied again"
@@ -173,7 +173,7 @@ def test_backup(sqlite_path: Path) -> None:
     """A copy has the index, and what is in it."""
     open_and_find(sqlite_path, adds=True)
     copy = sqlite_path.with_name("copy")
-    sqlite_file.backup(sqlite_path, copy)
+    sqlite_backup.backup(sqlite_path, copy)
     assert rows(copy, MATCHES) == [(1,), (2,)]
     before = copy.read_bytes()
     shutil.copy(copy, sqlite_path)

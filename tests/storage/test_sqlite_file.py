@@ -13,7 +13,7 @@ import pytest
 
 import db
 from checks.support.server_process import free_port
-from storage import schema, sqlite_file
+from storage import schema, sqlite_backup, sqlite_file
 from storage.sqlite_connection import driver
 from storage.sqlite_engine import SqliteEngine
 from tests.support import (
@@ -35,7 +35,7 @@ def test_without_hard_links(sqlite_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "link", refuse)
     sqlite_file.create_or_migrate(sqlite_path)
     copy = sqlite_path.with_name("copy")
-    sqlite_file.backup(sqlite_path, copy)
+    sqlite_backup.backup(sqlite_path, copy)
     with closing(driver.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert {file.name for file in copy.parent.iterdir()} >= {"db.sqlite3", "copy"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import sqlite_file, temporary_file
+from storage import sqlite_backup, sqlite_file, temporary_file
 from tests.support import PROJECT, run_sql
 
 KILLED = """
@@ -48,7 +48,7 @@ def test_abandoned_by_a_backup(sqlite_path: Path, next_name: str) -> None:
     sqlite_file.create_or_migrate(sqlite_path)
     left_by_a_killed(sqlite_path.with_name("monday"))
     assert "monday" not in names(sqlite_path.parent)
-    sqlite_file.backup(sqlite_path, sqlite_path.with_name(next_name))
+    sqlite_backup.backup(sqlite_path, sqlite_path.with_name(next_name))
     left = {name for name in names(sqlite_path.parent) if "day" in name}
     assert left == {next_name}
 

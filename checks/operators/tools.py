@@ -42,8 +42,8 @@ def caddy() -> str:
         raise MissingError(f"{CADDY} cannot be installed") from exc
 
 
-def run(*command: str | Path, text: str = "", env: Mapping[str, str] = {}) -> None:
-    """Run a program to its end. BreachError when it fails, with what it said."""
+def run(*command: str | Path, text: str = "", env: Mapping[str, str] = {}) -> str:
+    """Run a program to its end, return what it said. BreachError when it fails."""
     ended = subprocess.run(
         command,
         input=text,
@@ -54,6 +54,7 @@ def run(*command: str | Path, text: str = "", env: Mapping[str, str] = {}) -> No
     )
     if ended.returncode:
         raise BreachError(f"exit {ended.returncode}: {ended.stdout[-1500:]}")
+    return ended.stdout
 
 
 def adapted(file: str, folder: Path, changes: Mapping[str, str]) -> Path:

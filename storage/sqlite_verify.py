@@ -167,8 +167,8 @@ def _state(path: Path) -> list[tuple[int, int, int] | None]:
 
 def check_pages(path: Path, connection: Any) -> None:
     """Look at every page of a database, and at its indexes. StartupError."""
-    # quick_check takes a third of the time, and sees no index that lacks a row: VACUUM
-    # copies those as they are.
+    # quick_check takes a third of the time (0.5 s of 1.5 for 1,000,000 purchases), but
+    # does not see an index that lacks a row, which VACUUM copies as it is.
     connection.execute("PRAGMA cell_size_check = ON")
     accepted = {"ok"}
     if search_index.is_emptied(connection):  # FTS5 takes that for a damage

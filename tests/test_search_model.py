@@ -10,7 +10,10 @@ import pytest
 
 import db
 from queries import customer_lists, names
+from storage import sqlite_verify
+from storage.engine import Row, Statement
 from storage.schema import fold_name
+from storage.sqlite_engine import SqliteEngine
 from tests.support import MAX_ID, author, by
 
 PIECES = [*'abAB ßéЯя%_\\"中😀\u0301', "e\u0301", "'", "ab", "*", "AND"]
@@ -143,3 +146,11 @@ async def test_any_sequence(engine: Any, seed: int) -> None:
     for _ in range(30):
         await model.index()
         await model.search()
+    if isinstance(engine, SqliteEngine):
+        assert await engine.read(misnamed) == [], "verify would call it wrong"
+
+
+def misnamed() -> db.Unit[list[Row]]:
+    """Return a customer about whom the index is wrong."""
+    rows: list[Row] = yield Statement(sqlite=sqlite_verify.SELECT_MISNAMED), ()
+    return rows

@@ -23,6 +23,7 @@ import pytest
 
 import db
 import server
+from storage import sqlite_verify
 from storage.batch_queue import run_unit
 from storage.sqlite_connection import driver
 from tests.support import author, by
@@ -397,6 +398,7 @@ def run_many(path: Path, seeds: range, steps: int) -> None:
 
 def test_sequences_on_sqlite(sqlite_path: Path) -> None:
     run_many(sqlite_path, range(100), 40)
+    assert ": whole, " in sqlite_verify.verify(sqlite_path)
 
 
 def test_sequences_on_postgresql(postgresql_cluster: Any) -> None:

@@ -20,10 +20,12 @@ class Clock:
     """Stands in for the module `time`: it moves on only where somebody sleeps."""
 
     def __init__(self) -> None:
-        self.now = NOON
+        self.now, self.asked = NOON, 0
 
     def time(self) -> float:
         """Return the time."""
+        self.asked += 1
+        assert self.asked < 20, "nobody waits"
         return self.now
 
     def sleep(self, seconds: float) -> None:

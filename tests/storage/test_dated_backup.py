@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -35,11 +36,15 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Return the clock that dates copies."""
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """Return the clock that dates copies, in a zone that is not UTC."""
     clock = Clock()
-    monkeypatch.setattr(sqlite_backup, "time", clock)
-    return clock
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_backup, "time", clock)
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield clock
+    time.tzset()
 
 
 @pytest.fixture
@@ -56,9 +61,9 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def dated(time: str) -> str:
+def dated(at: str) -> str:
     """Return the name of a copy of a time of the 27th."""
-    return f"db-2026-11-27T{time}Z.sqlite3"
+    return f"db-2026-11-27T{at}Z.sqlite3"
 
 
 def test_newest_are_kept(main: Main, copies: Path, clock: Clock) -> None:
@@ -232,7 +237,7 @@ def test_copy_that_cannot_be_removed(
         f"removed: {dated('08-00-00')} (Operation not permitted)\n"
     )
     kept = ["08-00-00", "10-00-00", "12-00-00"]
-    assert names(copies) == [dated(time) for time in kept]
+    assert names(copies) == [dated(at) for at in kept]
     assert (copies.parent / "db.sqlite3-last-backup").exists()
 
 

@@ -43,23 +43,39 @@ def test_backup_of_a_served_database(tmp_path: Path) -> None:
     assert restored.json() == listed.json() is not None
 
 
+def go_on(*_: object) -> None:
+    """Stand in for what must not be reached."""
+    pytest.fail("it goes on")
+
+
+@pytest.mark.parametrize("writing", [True, False])
 def test_backup_is_stopped(
-    main: Main, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+    main: Main, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch, writing: bool
 ) -> None:
-    """A signal ends it, and nothing of it is left."""
+    """A signal ends it, while it writes and while it looks; nothing of it is left."""
     sqlite_file.create_or_migrate(sqlite_path)
     run_sql(
         sqlite_path,
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) "
         "INSERT INTO customer (name, date_created) SELECT i, '' FROM n",
     )
+    write_copy = sqlite_backup._write_copy
 
     class Signalled(threading.Event):
         def is_set(self) -> bool:
             os.kill(os.getpid(), signal.SIGTERM)
             return super().is_set()
 
-    monkeypatch.setattr(sqlite_verify, "Event", Signalled)
+    def write_and_signal(path: Path, temporary: Path, stop: threading.Event) -> None:
+        write_copy(path, temporary, stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if writing:
+        monkeypatch.setattr(sqlite_verify, "Event", Signalled)
+        monkeypatch.setattr(sqlite_backup, "_look_at", go_on)
+    else:
+        monkeypatch.setattr(sqlite_backup, "_write_copy", write_and_signal)
+        monkeypatch.setattr(sqlite_backup, "check_meaning", go_on)
     status, out, err = main("backup", "copy")
     reason = "server.py: db.sqlite3 to copy: interrupted\n"
     assert (status, out, err) == (1, "", reason)

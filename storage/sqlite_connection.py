@@ -51,6 +51,10 @@ BATCH_SECONDS = 10.0
 WAL_PAGES = 16384
 """How long the WAL becomes before a commit begins it anew, where no reader needs it."""
 
+MOST_CHANGES = 16_384 if WAL_RESET_FIXED else 1000
+"""Rows that are written before a commit copies the WAL, if nobody did beside it. SQLite
+itself would (`wal_autocheckpoint`), but tells nobody when the disk failed."""
+
 PRAGMAS = f"""
 PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)};
 PRAGMA foreign_keys = ON;
@@ -59,7 +63,7 @@ PRAGMA trusted_schema = OFF;
 PRAGMA secure_delete = ON;
 PRAGMA cell_size_check = ON;
 PRAGMA journal_size_limit = 67108864;
-PRAGMA wal_autocheckpoint = {4 * WAL_PAGES if WAL_RESET_FIXED else 3000};
+PRAGMA wal_autocheckpoint = 0;
 PRAGMA cache_size = -16384;
 """
 CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
@@ -221,6 +225,8 @@ class WriteConnection(SqliteConnection):
         self.wal, self.shm = (f"{path.resolve()}-{name}" for name in ("wal", "shm"))
         self._busy_seconds = BUSY_SECONDS
         self._changes = 0
+        self._copied = 0
+        """The changes of this connection when it last copied the WAL."""
         self._files: tuple[tuple[int, int], ...] = ()
 
     def connect(self) -> Any:
@@ -230,7 +236,7 @@ class WriteConnection(SqliteConnection):
         connection.execute("PRAGMA temp_store = MEMORY")  # what an import stages
         connection.execute("BEGIN IMMEDIATE")  # makes the WAL file
         connection.execute("ROLLBACK")
-        self._busy_seconds = BUSY_SECONDS
+        self._busy_seconds, self._copied = BUSY_SECONDS, 0
         self._files = self._files or self._identify_files()
         return connection
 
@@ -261,11 +267,13 @@ class WriteConnection(SqliteConnection):
         if units and self.raw.total_changes != self._changes:
             self.health.commits += 1
             self.health.units += units
-        if self.health.nearly_copied:
+        written = self.raw.total_changes - self._copied
+        if self.health.nearly_copied or written > MOST_CHANGES:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
         self.health.nearly_copied = False
+        self._copied = self.raw.total_changes
         try:
             with self.health.committing:
                 self.raw.execute(CHECKPOINT)

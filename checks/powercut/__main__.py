@@ -44,6 +44,7 @@ PROOFS = (
     Proof("no_sync_at_start", "a retry after SIGKILL, the file held"),
     Proof("no_sync_at_start", "a retry after SIGKILL, workers replaced"),
     Proof("lying_disk", "load, backups, SIGKILL, restart"),
+    Proof("copy_once", "an fsync of the database fails"),
     Proof("reserve_name", "no hard links"),
 )
 

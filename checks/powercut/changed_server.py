@@ -41,14 +41,17 @@ def small() -> None:
     _set(sqlite_engine, "WAL_PAGES", WAL_PAGES)
     _set(sqlite_engine, "CHECKPOINT_UNITS", CHECKPOINT_UNITS)
     _set(sqlite_engine, "MAINTENANCE_INTERVAL", 0.02)
-    whole = f"wal_autocheckpoint = {4 * sqlite_connection.WAL_PAGES}"
-    _pragmas(whole, f"wal_autocheckpoint = {4 * WAL_PAGES}")
+
+
+def often() -> None:
+    """Checkpoint at a commit, too, after a few rows."""
+    _set(sqlite_connection, "MOST_CHANGES", CHECKPOINT_UNITS * 2)
 
 
 def never() -> None:
     """Never checkpoint, so that every fsync of the WAL is that of a commit."""
     _set(sqlite_engine, "CHECKPOINT_UNITS", sys.maxsize)
-    _pragmas(f"= {4 * sqlite_connection.WAL_PAGES}", "= 0")
+    _set(sqlite_connection, "MOST_CHANGES", sys.maxsize)
 
 
 def eager() -> None:
@@ -121,6 +124,7 @@ def lying_disk() -> None:
 
 CHANGES: dict[str, Callable[[], None]] = {
     "small": small,
+    "often": often,
     "never": never,
     "eager": eager,
     "normal": normal,

@@ -1,5 +1,6 @@
 """What a server did to its files and sockets, call by call: the log of record.c."""
 
+import atexit
 import math
 import os
 import shutil
@@ -67,7 +68,9 @@ def library() -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise NotRunError("there is no C compiler")
-    built = Path(mkdtemp(prefix="record-")) / "record.so"
+    folder = mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    built = Path(folder) / "record.so"
     files = ["-o", str(built), str(SOURCE), "-ldl"]
     command = [compiler, "-O1", "-shared", "-fPIC", *files]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -28,13 +28,16 @@ from storage.sqlite_migration import run_scripts
 
 VISITOR = """
 import sqlite3, sys
-file = sqlite3.connect(sys.argv[1])
+file = sqlite3.connect(sys.argv[1], isolation_level=None)
+file.execute("BEGIN")
 file.execute("SELECT count(*) FROM customer").fetchall()
 print("holds it", flush=True)
 sys.stdin.read()
 """
-"""A program that has a database open, until its stdin ends."""
+"""A program that reads one state of a database, until its stdin ends."""
 CUSTOMERS = "/api/v1/customer"
+CHECKED_SECONDS = 0.3
+"""After which an eager server has checked its database."""
 VERSION_1_0 = 4
 """The `user_version` of databases of 1.0.0."""
 
@@ -117,7 +120,7 @@ def replayed(session: Session, size: Size, workers: int) -> None:
     meanwhile, or another worker, keeps them from being checkpointed at the next start.
     """
     session.begin()
-    session.changes[0] = "never"
+    session.changes[:2] = ["never"]
     server = session.server({"WORKERS": str(workers)}).start()
     try:
         asyncio.run(load(server, size.clients, max(2, size.steps // 4)))
@@ -210,6 +213,38 @@ def two_workers(session: Session, size: Size) -> None:
         asyncio.run(load(server, size.clients, size.steps))
 
 
+def _import(server: Server) -> None:
+    """Add rows on pages that little of the rest will touch. RuntimeError."""
+    rows = "".join(f"{uuid.uuid4()},Delft,{uuid.uuid4()},1\n" for _ in range(200))
+    file = f"customer_name,customer_address,purchase_name,quantity\n{rows}".encode()
+    kind = [("Content-Type", "text/csv")]
+    request = request_bytes("POST", "/api/v1/imports", file, kind)
+    reply = exchange(server.port, request, "POST")
+    if reply.status != 201:
+        raise RuntimeError(f"the import was answered {reply.status}")
+
+
+def failed_fsync(session: Session, size: Size) -> None:
+    """Let an fsync of the database fail after a checkpoint; the next one succeeds.
+
+    What the first was to bring to the disk may be lost, and no later one tells. A
+    program that reads an old state keeps the checkpoint from being a whole one.
+    """
+    session.begin()
+    session.changes[:2] = ["small", "eager"]
+    write = partial(load, clients=size.clients, steps=max(2, size.steps // 4))
+    with running(session.server()) as server:
+        for _ in range(3):
+            asyncio.run(write(server))
+            time.sleep(CHECKED_SECONDS)
+            _import(server)
+            with visiting(session):
+                session.faults.make([Kind.SYNC], session.database.name, count=1)
+                asyncio.run(write(server))
+                time.sleep(CHECKED_SECONDS)
+            asyncio.run(write(server))
+
+
 def adopted(session: Session, size: Size) -> None:
     """Take over the database of the described server."""
     with closing(sqlite3.connect(session.database)) as file:
@@ -286,6 +321,7 @@ SCENARIOS: dict[str, Scenario] = {
     "a retry after SIGKILL, workers replaced": partial(replayed, workers=2),
     "no hard links": without_links,
     "two workers": two_workers,
+    "an fsync of the database fails": failed_fsync,
     "the described server's file taken over": adopted,
     "a file of 1.0.0 migrated": migrated,
     "a cut while it recovers": cut_again,

@@ -36,7 +36,7 @@ class Session:
         self.root.mkdir()
         self.log = folder / "calls"
         self.log.touch()
-        self.changes = ["small", *changes]
+        self.changes = ["small", "often", *changes]
         self.faults = Faults(folder / "faults")
         self.start = Start.of(self.root)
         self.database = self.root / "db.sqlite3"

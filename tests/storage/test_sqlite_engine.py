@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.support import (
     LimitedServer,
     Opener,
     add_many,
+    by,
     list_ids,
     one_engine,
     several_processes,
@@ -122,6 +124,73 @@ async def test_failed_checkpoint_after_a_commit(
     await wait_for_check(engine)
     await api("POST /api/v1/purchase/1", PHONE, 201)
     assert await list_ids(api) == [1, 2]
+
+
+def frames_copied(engine: SqliteEngine) -> int:
+    """Return how much of the WAL its index tells to be copied."""
+    place = sqlite_engine.COPIED_FRAMES
+    return int.from_bytes(
+        os.pread(engine.maintenance.files[1], 4, place), sys.byteorder
+    )
+
+
+@one_engine
+@pytest.mark.parametrize("nearly", [False, True])
+async def test_commits_copy(
+    api: ApiClient,
+    engine: SqliteEngine,
+    customer: int,
+    monkeypatch: pytest.MonkeyPatch,
+    nearly: bool,
+) -> None:
+    """The WAL, where nobody did for many rows, or where that ends it soon."""
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    assert frames_copied(engine) == 0
+    if nearly:
+        engine.health.nearly_copied = True
+    else:
+        monkeypatch.setattr(sqlite_connection, "MOST_CHANGES", 2)
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    copied = frames_copied(engine)
+    assert copied > 0
+    await api("POST /api/v1/customer", JOHN, 201)  # begins the WAL anew
+    assert frames_copied(engine) == 0
+
+
+@one_engine
+async def test_what_a_failed_fsync_loses(
+    api: ApiClient, engine: SqliteEngine, customer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the WAL is copied again, for nobody knows what is on disk."""
+    await api("POST /api/v1/purchase/1", PHONE, 201)
+    await engine.maintenance.call(engine.maintenance.checkpoint)
+    copied = frames_copied(engine)
+    assert copied > 0
+    with engine.health.committing:
+        monkeypatch.setattr(sqlite_engine, "LOCK_SECONDS", 0.05)
+        engine.health.error = "the disk failed"
+        await wait_for_error(engine, "the disk does not answer")
+    assert frames_copied(engine) == copied
+    engine.maintenance.due = 0
+    await wait_for_check(engine)
+    assert frames_copied(engine) == 0
+    await engine.maintenance.call(engine.maintenance.checkpoint)
+    assert frames_copied(engine) == copied
+
+
+@one_engine
+@pytest.mark.parametrize("stale", [False, True])
+async def test_stopped_before_the_check(
+    opened: Opener, engine: SqliteEngine, sqlite_path: Path, stale: bool
+) -> None:
+    """The stop copies the whole WAL, too."""
+    other = await SqliteEngine.open(sqlite_path)
+    await other.write(db.add_customer, "x", "", *by())
+    await other.maintenance.call(other.maintenance.checkpoint)
+    assert frames_copied(other) > 0
+    other.health.error, other.health.stale = (None, True) if stale else ("x", False)
+    await other.close()
+    assert frames_copied(engine) == 0
 
 
 @several_processes

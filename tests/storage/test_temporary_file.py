@@ -1,5 +1,6 @@
 """Files that get their name when they are whole, and those that nobody finished."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -32,6 +33,25 @@ def left_by_a_killed(path: Path) -> None:
 def names(folder: Path) -> set[str]:
     """Return the names in a folder."""
     return {file.name for file in folder.iterdir()}
+
+
+def test_what_cannot_be_removed_now(
+    sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left to the next one, since nobody holds it any more."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="error"),
+        temporary_file.temporary_file(sqlite_path),
+    ):
+        patch.setattr(Path, "unlink", refuse)
+    assert len(names(sqlite_path.parent)) == 1
+    temporary_file.remove_abandoned(sqlite_path)
+    assert names(sqlite_path.parent) == set()
 
 
 def test_abandoned_by_a_creation(sqlite_path: Path) -> None:

@@ -39,9 +39,9 @@ SELECT_NEWEST = """
 SELECT coalesce(change, id), at FROM history ORDER BY id DESC LIMIT 1"""
 SELECT_PRUNED = "SELECT max(pruned) FROM history_start"
 
-# What PRAGMA foreign_key_check finds, in half its time. The described server left
-# purchases of customers who were gone, and these are taken over: they come before all
-# that this server added, and their customers are ids that nobody gets again.
+# What PRAGMA foreign_key_check finds, but for what the described server left: purchases
+# of customers who were gone. These are taken over: they come before all that this
+# server added, and their customers are ids that nobody gets again.
 SELECT_LOST = """
 SELECT count(*), min(CASE WHEN {added} OR p.customer_id > (
     SELECT seq FROM sqlite_sequence WHERE name = 'customer'

@@ -204,7 +204,10 @@ STARTS = {
 
 
 def each_start(folder: Path, size: Size) -> Finding:
-    """Let each call of a start fail once, on no file and on that of a killed server."""
+    """Let each call of a start fail once, on no file and on that of a killed server.
+
+    And each call of a backup.
+    """
     session, result, refused = _session(folder), Finding(), 0
     server = session.server()
     try:
@@ -219,7 +222,7 @@ def each_start(folder: Path, size: Size) -> Finding:
         command = [sys.executable, "-m", module, *files, str(error), *kinds.split()]
         done = subprocess.run(
             command,
-            env={**os.environ, **session.env},
+            env={**os.environ, **session.env, "RECORD_ROOT": str(folder.resolve())},
             cwd=PROJECT,
             capture_output=True,
             text=True,
@@ -229,7 +232,7 @@ def each_start(folder: Path, size: Size) -> Finding:
         result.breaches += breaches
         result.expect(last.isdecimal(), f"{last} {done.stderr[-500:]}")
         refused += int(last) if last.isdecimal() else 0
-    result.figures = f"{refused} starts refused in one line, each next one whole"
+    result.figures = f"{refused} refused in one line, each next one whole"
     result.expect(refused > 0, "no start was refused")
     return result
 
@@ -289,7 +292,7 @@ SYSTEM: dict[str, Fault] = {
     **{name: partial(failing, failure=failure) for name, failure in FAILURES.items()},
     "each call of a commit fails": partial(each_call, error=errno.EIO),
     "each call finds a full disk": partial(each_call, error=errno.ENOSPC),
-    "each call of a start fails": each_start,
+    "each call of a start, of a backup fails": each_start,
     "no descriptors left": on_server(no_descriptors),
     "each write is cut short": partial(each_call, error=errno.ENOSPC, part=9),
 }

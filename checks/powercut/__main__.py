@@ -24,7 +24,7 @@ from checks.powercut.scenarios import SCENARIOS, Size, try_scenario
 from checks.support.server_process import print_table
 
 SHORT = Size(8, 14, 90, 10)
-LONG = Size(16, 60, 1500, 20)
+LONG = Size(16, 40, 1000, 10)
 PROOF = Size(4, 8, 60, 6)
 
 

@@ -38,7 +38,7 @@ sys.stdin.read()
 CUSTOMERS = "/api/v1/customer"
 CHECKED_SECONDS = 0.3
 """After which an eager server has checked its database."""
-VERSION_1_0 = 4
+VERSION_1_0 = 2
 """The `user_version` of databases of 1.0.0."""
 
 

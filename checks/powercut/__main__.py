@@ -63,6 +63,12 @@ def row_of(name: str, verdict: Verdict) -> Sequence[object]:
     )
 
 
+def proof_row(proof: Proof, verdict: Verdict) -> Sequence[object]:
+    """Return the row of a proof in its table."""
+    found = ", ".join(f"{n} x {what}" for what, n in verdict.faults.items())
+    return *proof, f"{verdict.states:,}", found or "nothing"
+
+
 def main() -> int:
     """Run the check; 1 on a violation, or where it does not find one that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,25 +102,20 @@ def report(
 ) -> bool:
     """Print both tables and the violations; return whether the check failed."""
     found = {name: future.result() for name, future in verdicts.items()}
-    headings = ("scenario", "told", "commits", "cuts", "disks", "of them different")
+    columns = ("scenario", "told", "commits", "cuts", "disks", "of them different")
     rows = [row_of(name, verdict) for name, verdict in found.items()]
     total = Verdict()
     for verdict in found.values():
         total.add_up(verdict)
-    print_table((*headings, "violations"), [*rows, row_of("all", total)])
+    print_table((*columns, "violations"), [*rows, row_of("all", total)])
     actions = (f"{count:,} {name}" for name, count in sorted(total.actions.items()))
     print(f"\nchanges of the history in them: {', '.join(actions)}\n")
-    changed = {proof: future.result().faults for proof, future in proven.items()}
-    print_table(
-        ("taken away", "scenario", "found"),
-        [
-            (*proof, ", ".join(f"{n} x {what}" for what, n in faults.items()) or "no")
-            for proof, faults in changed.items()
-        ],
-    )
+    changed = {proof: future.result() for proof, future in proven.items()}
+    headings = ("taken away", "scenario", "disks", "found")
+    print_table(headings, [proof_row(*pair) for pair in changed.items()])
     for example in total.examples:
         print(f"\nviolation: {example}")
-    missed = [proof for proof, faults in changed.items() if not faults]
+    missed = [proof for proof, verdict in changed.items() if not verdict.faults]
     for proof in missed:
         print(f"\nnot found: {proof.change} in {proof.scenario!r}")
     return bool(total.examples or missed)

@@ -13,6 +13,7 @@ from typing import Any
 
 import server
 from storage import (
+    sqlite_backup,
     sqlite_connection,
     sqlite_engine,
     sqlite_file,
@@ -110,12 +111,13 @@ def publish_unsynced() -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         temporary.rename(path)
 
-    _set(sqlite_file, "publish", publish)
+    _set(sqlite_backup, "publish", publish)
 
 
 def keep_drafts() -> None:
     """Leave alone what killed processes were writing."""
-    _set(sqlite_file, "remove_abandoned", _nothing)
+    for module in (sqlite_file, sqlite_backup):
+        _set(module, "remove_abandoned", _nothing)
 
 
 def lying_disk() -> None:

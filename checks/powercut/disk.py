@@ -149,8 +149,9 @@ class Disk:
 
     def _cover(self, sync: Call) -> None:
         """Note what an fsync has taken to the disk, or lost."""
-        failed = sync.result is None or sync.result < 0
-        place = sync.ended
+        if sync.result is None:
+            return  # its process was killed, which drops nothing from the cache
+        failed, place = sync.result < 0, sync.ended
         if sync.path in self.folders:
             for change in self.renames:
                 if change.ended < sync.began and sync.path in change.folders:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -58,9 +59,11 @@ def parse_unit(path: Path, folder: Path) -> None:
     """Let systemd read a unit beside the others, and rate the confinement of it."""
     systemd = tool("systemd-analyze")
     python = f"{INSTALLED}/venv/bin/python"
+    litestream = tool("litestream") if "litestream" in path.read_text("utf-8") else ""
     for unit in (*DOCS.glob("*.service"), *DOCS.glob("*.timer")):
         text = unit.read_text("utf-8").replace(python, sys.executable)
         text = text.replace(INSTALLED, str(PROJECT))
+        text = text.replace("/usr/bin/litestream", litestream or sys.executable)
         (folder / unit.name).write_text(text, "utf-8")
     run(systemd, "verify", "--man=no", folder / path.name)
     if path.suffix == ".service":
@@ -106,6 +109,43 @@ def parse_prometheus(path: Path, folder: Path) -> None:
     run(tool("promtool"), "check", "config", path)
 
 
+def parse_litestream(path: Path, folder: Path) -> None:
+    """Let Litestream read its file, and the lines for S3 in place of the folder."""
+    litestream, text = tool("litestream"), path.read_text("utf-8")
+    list_databases(litestream, path, "file")
+    replica = re.search(r"(?m)^    replica:\n(?:      .*\n)+", text)
+    if replica is None:
+        raise BreachError("no replica in a folder")
+    s3 = folder / path.name
+    lines = text.replace(replica[0], "")
+    s3.write_text(re.sub(r"(?m)^    # (replica:|  )", r"    \1", lines), "utf-8")
+    list_databases(litestream, s3, "s3")
+
+
+def list_databases(litestream: str, config: Path, kind: str) -> None:
+    """Let Litestream list the databases of a file. BreachError."""
+    command = (litestream, "databases", "-config", config)
+    listed = subprocess.run(command, capture_output=True, text=True)
+    databases = listed.stdout.splitlines()[1:]
+    if listed.returncode or [line.split()[-1] for line in databases] != [kind]:
+        raise BreachError(f"not one replica, {kind}: {listed.stdout}{listed.stderr}")
+
+
+def parse_compose(path: Path, folder: Path) -> None:
+    """Let podman-compose read a file on top of that of the server."""
+    compose, podman = tool("podman-compose"), folder / "podman"
+    podman.write_text("#!/bin/sh\necho podman version 5.0.0\n")
+    podman.chmod(0o755)
+    files = ("-f", PROJECT / "docker-compose.yml", "-f", path)
+    run(compose, "--podman-path", podman, *files, "config")
+    yaml = importlib.import_module("yaml")
+    for service in yaml.safe_load(path.read_text("utf-8"))["services"].values():
+        for volume in service["volumes"]:
+            source = volume.partition(":")[0]
+            if source.startswith("./docs/") and not (PROJECT / source).is_file():
+                raise BreachError(f"no {source} from the folder of the first file")
+
+
 PARSERS: dict[str, Callable[[Path, Path], None]] = {
     "*.json": parse_json,
     "*.svg": parse_svg,
@@ -117,6 +157,8 @@ PARSERS: dict[str, Callable[[Path, Path], None]] = {
     "Caddyfile": parse_caddy,
     "haproxy.cfg": parse_haproxy,
     "prometheus.yml": parse_prometheus,
+    "litestream.yml": parse_litestream,
+    "docker-compose*.yml": parse_compose,
 }
 """How each file of docs/ is parsed."""
 
@@ -133,7 +175,8 @@ def parse_document(path: Path) -> None:
 def check_rotation() -> None:
     """Look for a limit of the log of every container. BreachError."""
     yaml = importlib.import_module("yaml")
-    for path in PROJECT.glob("docker-compose*.yml"):
+    files = "docker-compose*.yml"
+    for path in (*PROJECT.glob(files), *DOCS.glob(files)):
         for name, service in yaml.safe_load(path.read_text("utf-8"))[
             "services"
         ].items():

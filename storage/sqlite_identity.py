@@ -26,6 +26,9 @@ SHADOWS = re.compile(r"(json|pragma)_", re.IGNORECASE)
 COLLATIONS = {"BINARY", "NOCASE", "RTRIM"}
 """Those of SQLite itself (sqlite.org/datatype3.html#collating_sequences)."""
 
+LITESTREAM = {"_litestream_seq", "_litestream_lock"}
+"""Tables that Litestream makes in whatever it replicates, perhaps before we start."""
+
 
 @contextmanager
 def open_unchanged(path: Path, shm_too: bool = False) -> Iterator[Any]:
@@ -95,7 +98,8 @@ def _is_as_described(connection: Any) -> bool:
         if kind not in ("table", "index"):
             return False
         # sqlite_sequence and the tables of ANALYZE are SQLite's own
-        if kind == "table" and not name.startswith("sqlite_"):
+        theirs = name.startswith("sqlite_") or name in LITESTREAM
+        if kind == "table" and not theirs:
             columns = _pragma(connection, "table_xinfo", name)
             # The last value is not 0 where a column is generated or hidden.
             tables[name] = {column[6] or column[1] for column in columns}

@@ -173,6 +173,30 @@ async def test_what_operators_may_add(
     assert rows == [("theirs",)]
 
 
+LITESTREAM = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER);
+CREATE TABLE _litestream_lock (id INTEGER);
+"""
+
+
+@one_engine
+@pytest.mark.parametrize("described", [True, False])
+async def test_tables_of_litestream(
+    sqlite_path: Path, opened: Opener, described: bool
+) -> None:
+    """It makes them where it starts first, in the described server's database too."""
+    if described:
+        run_sql(sqlite_path, DESCRIBED)
+    else:
+        sqlite_file.create_or_migrate(sqlite_path)
+    run_sql(sqlite_path, LITESTREAM)
+    api = await opened()
+    await api("POST /api/v1/customer", JOHN, 201)
+    sqlite_file.create_or_migrate(sqlite_path)
+    assert (await list_names(api))[-1] == "John Doe"
+
+
 def test_white_space_in_the_schema(sqlite_path: Path) -> None:
     """Programs that write the SQL of a schema anew may lay it out differently."""
     sqlite_file.create_or_migrate(sqlite_path)

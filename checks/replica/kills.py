@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from checks.replica.beside import copy_beside
+from checks.replica.beside import EXPECTED, copy_beside
 from checks.replica.ledger import Ledger, LedgerClient, Loss
 from checks.replica.pair import Pair
 from checks.support.server_process import call
@@ -138,11 +138,18 @@ async def kill(pair: Pair, kills: int) -> Figures:
     pair.wait_for_replica()
     try:
         for number in range(1, kills + 1):
+            if number == kills:
+                await go_back(pair, ledger, figures)
             await one_kill(pair, ledger, figures, number)
-        await go_back(pair, ledger, figures)
         await load(pair, ledger, *LOADS[0])
         figures.breaches += copy_beside(pair)
+        pair.look()
     finally:
         pair.kill()
     figures.breaches += ledger.wrong
+    figures.breaches += [
+        f"{count} answers of {status}"
+        for status, count in ledger.statuses().items()
+        if status not in {0, *EXPECTED}
+    ]
     return figures

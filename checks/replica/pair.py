@@ -15,7 +15,9 @@ from checks.operators.tools import DOCS, BreachError, adapted, run
 from checks.support.server_process import Server
 
 PROGRAM = "litestream"
-HEADING = "## To restore from the replica\n"
+SETUP = "Continuous, by Litestream"
+RESTORE = "To restore from the replica"
+"""The sections of docs/backups.md."""
 CONFIG = "/etc/customer-purchase-server-litestream.yml"
 REPLICA = "/var/lib/customer-purchase-server-replica"
 DATA = "/var/lib/customer-purchase-server"
@@ -27,17 +29,19 @@ def program() -> str | None:
     return shutil.which(PROGRAM, path=path)
 
 
-def restore_steps() -> str:
-    """Return the commands of docs/backups.md that restore a service's database.
+def commands(heading: str) -> str:
+    """Return the commands of a section of docs/backups.md for a service. BreachError.
 
-    All of the section but what is for containers. BreachError.
+    That is all but what is for containers, and what sets the service up.
     """
-    _, found, rest = (DOCS / "backups.md").read_text("utf-8").partition(HEADING)
-    section = rest.partition("\n## ")[0]
-    blocks = re.findall(r"(?ms)^ *```sh\n(.*?)^ *```", section)
-    steps = [textwrap.dedent(block) for block in blocks if "docker" not in block]
-    if not found or not any(f"{PROGRAM} restore" in step for step in steps):
-        raise BreachError(f"docs/backups.md has no commands under {HEADING}")
+    _, _, rest = (DOCS / "backups.md").read_text("utf-8").partition(f"## {heading}\n")
+    blocks = re.findall(r"(?ms)^ *```sh\n(.*?)^ *```", rest.partition("\n## ")[0])
+    others = ("docker compose", "systemctl")
+    steps = [
+        textwrap.dedent(one) for one in blocks if not any(x in one for x in others)
+    ]
+    if not any(f"{PROGRAM} restore" in step for step in steps):
+        raise BreachError(f"docs/backups.md does not restore under {heading}")
     return "".join(steps)
 
 
@@ -90,11 +94,19 @@ class Pair:
 
     def restore(self, moment: str = "") -> None:
         """Restore, by the commands of docs/backups.md. BreachError."""
-        steps = restore_steps()
+        steps = commands(RESTORE)
         if moment:
             steps = steps.replace("restore ", f"restore -timestamp {moment} ")
-        places = {CONFIG: self.config, DATA: self.data}
-        path = f"{Path(program() or PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
-        run("sh", "-ec", placed(steps, places), env={"PATH": path})
+        self.run_commands(steps)
         if self.database.stat().st_mode & 0o077:
             raise BreachError(f"others may read {self.database.name}")
+
+    def look(self) -> None:
+        """Look whether it can be restored, as docs/backups.md does. BreachError."""
+        self.run_commands(f"cd {self.data.parent}\n{commands(SETUP)}")
+
+    def run_commands(self, text: str) -> None:
+        """Run commands with the folders of this pair. BreachError."""
+        path = f"{Path(program() or PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
+        places = {CONFIG: self.config, DATA: self.data}
+        run("sh", "-ec", placed(text, places), env={"PATH": path})

@@ -51,7 +51,7 @@ BATCH_SECONDS = 10.0
 WAL_PAGES = 16384
 """How long the WAL becomes before a commit begins it anew, where no reader needs it."""
 
-MOST_CHANGES = 16_384 if WAL_RESET_FIXED else 1000
+MOST_CHANGES = 262_144 if WAL_RESET_FIXED else 6000
 """Rows that are written before a commit copies the WAL, if nobody did beside it. SQLite
 itself would (`wal_autocheckpoint`), but tells nobody when the disk failed."""
 
@@ -114,6 +114,8 @@ class Health:
     """Whether the writer must reopen the database: set by maintenance after a check."""
     nearly_copied = False
     """Whether the WAL can begin anew after one more checkpoint: set by maintenance."""
+    copied = False
+    """Whether the WAL was copied beside the commits: set by maintenance."""
     commits = 0
     units = 0
     """How many were committed, by the writer."""
@@ -267,6 +269,8 @@ class WriteConnection(SqliteConnection):
         if units and self.raw.total_changes != self._changes:
             self.health.commits += 1
             self.health.units += units
+        if self.health.copied:
+            self.health.copied, self._copied = False, self.raw.total_changes
         written = self.raw.total_changes - self._copied
         if self.health.nearly_copied or written > MOST_CHANGES:
             self._checkpoint()

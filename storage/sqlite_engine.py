@@ -168,6 +168,7 @@ class MaintenanceConnection(SqliteConnection):
             began = monotonic()
             pages: int = self.raw.execute(CHECKPOINT).fetchone()[1]
             os.fsync(self.files[0])
+            self.health.copied = True
             if pages < WAL_PAGES:
                 return
             if monotonic() - began < QUICK_SECONDS:

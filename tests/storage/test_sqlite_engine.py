@@ -158,6 +158,18 @@ async def test_commits_copy(
 
 
 @one_engine
+async def test_commits_leave_it_to_maintenance(
+    api: ApiClient, engine: SqliteEngine, customer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To copy the WAL, as long as it does."""
+    monkeypatch.setattr(sqlite_connection, "MOST_CHANGES", 2)
+    for _ in range(2):
+        await engine.maintenance.call(engine.maintenance.checkpoint)
+        await api("POST /api/v1/purchase/1", PHONE, 201)
+        assert frames_copied(engine) == 0  # by a WAL that began anew
+
+
+@one_engine
 async def test_what_a_failed_fsync_loses(
     api: ApiClient, engine: SqliteEngine, customer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

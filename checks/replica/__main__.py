@@ -39,6 +39,7 @@ def report(kills: Figures, beside: Beside) -> None:
         ("age of the oldest of them, median and most, s", two_of(kills.ages)),
         ("lost by a kill after a pause", kills.lost_in_quiet),
         ("a restore, median and longest, s", two_of(kills.restores)),
+        ("whole copy after a start, median and longest, s", two_of(kills.copied)),
         *report_cost(beside),
     ]
     print_table(("Litestream beside the server", "figure"), rows)

@@ -122,7 +122,7 @@ def paired(beside: bool) -> Iterator[Pair]:
             pair.server.start(ready_within=30.0)
             if beside:
                 pair.start_litestream()
-                pair.wait_for_replica()
+                pair.wait_for_copy("")
             yield pair
         finally:
             pair.kill()

@@ -35,6 +35,8 @@ class Figures:
     acknowledged: int = 0
     restores: list[float] = field(default_factory=list)
     """How long each took, in seconds."""
+    copied: list[float] = field(default_factory=list)
+    """How long after a start the whole copy was in the replica, in seconds."""
     breaches: list[str] = field(default_factory=list)
 
 
@@ -74,13 +76,15 @@ def judge(pair: Pair, ledger: Ledger, figures: Figures, when: str) -> Loss:
 
 
 def serve(pair: Pair, figures: Figures, when: str) -> None:
-    """Start both, either of them first; the server must take writes."""
+    """Start both, either of them first, and wait for the whole copy that is made."""
+    last = pair.newest()
     if CHANCE.random() < 0.5:
         pair.start_litestream()
         pair.server.start(ready_within=30.0)
     else:
         pair.server.start(ready_within=30.0)
         pair.start_litestream()
+    figures.copied.append(pair.wait_for_copy(last))
     reply = call(pair.server, "GET", "/api/v1/customers?limit=1")
     if reply.status != 200:
         figures.breaches.append(f"{when}: {reply.status} from the restored server")
@@ -134,9 +138,8 @@ async def go_back(pair: Pair, ledger: Ledger, figures: Figures) -> None:
 async def kill(pair: Pair, kills: int) -> Figures:
     """Kill both again and again, and return the figures. BreachError."""
     figures, ledger = Figures(), Ledger()
-    serve(pair, figures, "the first start")
-    pair.wait_for_replica()
     try:
+        serve(pair, figures, "the first start")
         for number in range(1, kills + 1):
             if number == kills:
                 await go_back(pair, ledger, figures)

@@ -65,17 +65,22 @@ class Pair:
         with self.log.open("ab") as log:
             self.litestream = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def files(self) -> int:
-        """Return how many files of changes the replica has."""
-        return sum(1 for _ in self.replica.rglob("*.ltx"))
+    def newest(self) -> str:
+        """Return the name of the last file of changes in the replica."""
+        files = self.replica.glob("ltx/0/*.ltx")
+        return max((path.name for path in files), default="")
 
-    def wait_for_replica(self, within: float = 20.0) -> None:
-        """Wait until the replica has a first copy. BreachError after some seconds."""
+    def wait_for_copy(self, last: str, within: float = 30.0) -> float:
+        """Wait until the replica has more than `last`; return how many seconds.
+
+        BreachError after some seconds. Litestream begins with a whole copy.
+        """
         began = time.monotonic()
-        while not self.files():
+        while self.newest() <= last:
             if time.monotonic() - began > within:
                 raise BreachError(f"no replica: {self.log.read_text()[-1500:]}")
-            time.sleep(0.05)
+            time.sleep(0.02)
+        return time.monotonic() - began
 
     def kill(self) -> float:
         """Kill both; return when, on the monotonic clock."""

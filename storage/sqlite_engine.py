@@ -155,10 +155,12 @@ class MaintenanceConnection(SqliteConnection):
         index = self.files[1]
         if not self.health.committing.acquire(timeout=LOCK_SECONDS):
             raise UnavailableError(self.hang_message)
-        try:  # the writer locks this byte in this process, others lock it in theirs
+        try:  # other processes keep out by the byte, the writer of this one by the lock
             lockf(index, LOCK_EX | LOCK_NB, 1, CHECKPOINT_LOCK)
-            os.pwrite(index, bytes(4), COPIED_FRAMES)
-            lockf(index, LOCK_UN, 1, CHECKPOINT_LOCK)
+            try:
+                os.pwrite(index, bytes(4), COPIED_FRAMES)
+            finally:
+                lockf(index, LOCK_UN, 1, CHECKPOINT_LOCK)
         finally:
             self.health.committing.release()
 

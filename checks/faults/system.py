@@ -28,7 +28,7 @@ from checks.faults.trial import (
     text_of,
 )
 from checks.powercut.judge import Judge, Verdict
-from checks.powercut.recording import Kind, NotRunError as NotRecordedError
+from checks.powercut.recording import Kind, NotRunError as NotRecordedError, library
 from checks.powercut.session import Session, kill, load
 from checks.support.server_process import PROJECT, Server, call
 from checks.support.undoing_client import UndoingClient
@@ -92,10 +92,10 @@ def failing(folder: Path, size: Size, failure: Failure) -> Finding:
 
 def _session(folder: Path, *changes: str) -> Session:
     try:
-        session = Session(folder, changes)
-        assert session.env
+        library()
     except NotRecordedError as exc:
         raise NotRunError(str(exc)) from exc
+    session = Session(folder, changes)
     session.begin()
     return session
 
@@ -271,7 +271,7 @@ async def _connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.Stream
 
 
 SYNC, WRITE, READ = (Kind.SYNC,), (Kind.WRITE,), (Kind.READ,)
-WAL, DATABASE, INDEX = "-wal", "db.sqlite3", "-shm"
+WAL, DATABASE = "-wal", "db.sqlite3"
 LAG = 20.5
 FAILURES = {
     "fsync of the WAL fails once": Failure(SYNC, WAL, times=1, seconds=1),

@@ -36,6 +36,8 @@ sys.stdin.read()
 """
 """A program that reads one state of a database, until its stdin ends."""
 CUSTOMERS = "/api/v1/customer"
+STORED_SECONDS = 20.0
+"""How long a POST may have to wait for a server that starts, or checks its database."""
 CHECKED_SECONDS = 0.3
 """After which an eager server has checked its database."""
 VERSION_1_0 = 2
@@ -152,13 +154,18 @@ def _post(server: Server, headers: list[tuple[str, str]]) -> Reply:
 
 def post_again(post: Callable[[], Reply]) -> None:
     """Send a POST until it is answered. RuntimeError where it was done anew."""
-    end = time.monotonic() + 10
+    if "Idempotency-Replayed" not in _until_stored(post).headers:
+        raise RuntimeError("the commit before its fsync was not found again")
+
+
+def _until_stored(post: Callable[[], Reply]) -> Reply:
+    """Send a POST until it is answered 201. RuntimeError after some seconds."""
+    end = time.monotonic() + STORED_SECONDS
     while (reply := post()).status != 201:
         if time.monotonic() > end:
-            raise RuntimeError("the POST was not answered")
+            raise RuntimeError(f"the POST was answered {reply.status}")
         time.sleep(0.05)
-    if "Idempotency-Replayed" not in reply.headers:
-        raise RuntimeError("the commit before its fsync was not found again")
+    return reply
 
 
 @contextmanager
@@ -219,9 +226,7 @@ def _import(server: Server) -> None:
     file = f"customer_name,customer_address,purchase_name,quantity\n{rows}".encode()
     kind = [("Content-Type", "text/csv")]
     request = request_bytes("POST", "/api/v1/imports", file, kind)
-    reply = exchange(server.port, request, "POST")
-    if reply.status != 201:
-        raise RuntimeError(f"the import was answered {reply.status}")
+    _until_stored(lambda: exchange(server.port, request, "POST"))
 
 
 def failed_fsync(session: Session, size: Size) -> None:

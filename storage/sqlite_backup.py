@@ -133,10 +133,10 @@ def _look_at(temporary: Path, destination: Path, stop: Event) -> Written:
         connection.set_progress_handler(stop.is_set, 10_000)
         check_pages(destination, connection)
         try:
-            check_meaning(destination, connection)
+            lost = check_meaning(destination, connection)
         except StartupError as exc:
             return Written(None, str(exc))
-        return Written(read_contents(destination, connection), "")
+        return Written(read_contents(destination, connection, lost), "")
 
 
 def _write_dated(path: Path, folder: Path) -> tuple[Path, Contents | None, str]:

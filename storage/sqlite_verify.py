@@ -117,8 +117,8 @@ def verify(path: Path) -> str:
         connection.execute("BEGIN")
         is_described(path, connection)  # refuses what is not for us to judge
         check_pages(path, connection)
-        check_meaning(path, connection)
-        return f"{path}: whole, {read_contents(path, connection)}"
+        lost = check_meaning(path, connection)
+        return f"{path}: whole, {read_contents(path, connection, lost)}"
 
 
 @contextmanager
@@ -182,19 +182,30 @@ def _faults(connection: Any, pragma: str) -> set[str]:
     return {found for (found,) in connection.execute(pragma)}
 
 
-def check_meaning(path: Path, connection: Any) -> None:
-    """Hold the schema and the rows against what this server makes. StartupError."""
+def check_meaning(path: Path, connection: Any) -> int:
+    """Hold the schema and the rows against what this server makes. StartupError.
+
+    Return how many purchases of ours are of customers who are gone.
+    """
     if is_described(path, connection):
-        return
+        return 0
     check_schema(path, connection)
     version = read_identity(connection)[1]
-    _, wrong = connection.execute(_select_lost(version)).fetchone()
+    select_lost = SELECT_LOST.format(
+        added=ADDED if version >= HISTORY_VERSION else "false"
+    )
+    lost, wrong = connection.execute(select_lost).fetchone()
     if wrong is not None:
         raise StartupError(
             f"{path}: purchase {wrong} is of a customer who is not there"
         )
-    if version < len(MIGRATIONS):
-        return
+    if version == len(MIGRATIONS):
+        _check_indexes(path, connection)
+    return int(lost)
+
+
+def _check_indexes(path: Path, connection: Any) -> None:
+    """Hold the indexes that are tables of ours against the rows. StartupError."""
     if connection.execute(search_index.SELECT_TABLE).fetchone():
         for (number,) in connection.execute(SELECT_MISNAMED).fetchall():
             raise StartupError(
@@ -206,11 +217,7 @@ def check_meaning(path: Path, connection: Any) -> None:
         )
 
 
-def _select_lost(version: int) -> str:
-    return SELECT_LOST.format(added=ADDED if version >= HISTORY_VERSION else "false")
-
-
-def read_contents(path: Path, connection: Any) -> Contents:
+def read_contents(path: Path, connection: Any, lost: int) -> Contents:
     """Return what is in a database of ours or the described server's. StartupError."""
 
     def one(sql: str) -> int:
@@ -224,7 +231,7 @@ def read_contents(path: Path, connection: Any) -> Contents:
         one("PRAGMA page_count") * one("PRAGMA page_size"),
         one(COUNT_CUSTOMERS if has_history else COUNT_ALL_CUSTOMERS),
         one(COUNT_PURCHASES if has_history else COUNT_ALL_PURCHASES),
-        0 if described else one(_select_lost(version)),
+        lost,
         _newest(connection) if has_history else DESCRIBED if described else NO_HISTORY,
     )
 

@@ -55,6 +55,7 @@ def row_of(name: str, verdict: Verdict) -> Sequence[object]:
     return (
         name,
         f"{verdict.told:,}",
+        f"{verdict.compared:,}",
         f"{verdict.commits:,}",
         f"{verdict.cuts:,}",
         f"{verdict.states:,}",
@@ -102,7 +103,7 @@ def report(
 ) -> bool:
     """Print both tables and the violations; return whether the check failed."""
     found = {name: future.result() for name, future in verdicts.items()}
-    columns = ("scenario", "told", "commits", "cuts", "disks", "of them different")
+    columns = ("scenario", "told", "compared", "commits", "cuts", "disks", "different")
     rows = [row_of(name, verdict) for name, verdict in found.items()]
     total = Verdict()
     for verdict in found.values():
@@ -118,7 +119,9 @@ def report(
     missed = [proof for proof, verdict in changed.items() if not verdict.faults]
     for proof in missed:
         print(f"\nnot found: {proof.change} in {proof.scenario!r}")
-    return bool(total.examples or missed)
+    if total.told and not total.compared:
+        print("\nno answer was compared with what is stored")
+    return bool(total.examples or missed or (total.told and not total.compared))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import random
-import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -19,10 +18,10 @@ from checks.powercut.ledger import (
     Content,
     Response,
     Streams,
+    compare,
     faults_of,
     read_content,
     recover,
-    row_faults,
     write_files,
 )
 from checks.powercut.recording import Kind, RecordingError, read_calls
@@ -165,9 +164,10 @@ class Judge:
             return
         write_files(self.folder / "disk", str(self.root), files)
         with closing(driver.connect(self.folder / "disk" / DATABASE)) as connection:
-            self.verdict.compared += len(here)
-            for fault in row_faults(connection, here):
-                self.verdict.add("answer differs", fault)
+            compared, faults = compare(connection, here)
+        self.verdict.compared += compared
+        for fault in faults:
+            self.verdict.add("answer differs", fault)
 
     def _commits(self) -> Iterator[tuple[int, bool]]:
         """Yield the places at which the database holds another commit, or may.
@@ -230,17 +230,18 @@ class Judge:
         disk = self.disk()
         for place in sorted(places):
             self.verdict.cuts += 1
-            some = [*_plans(plans, chance)]
+            some, required = [*_plans(plans, chance)], self.required(place)
             for plan, files in zip(some, disk.cut(place, some), strict=True):
                 shm = _index(plan)
                 if shm is not None:
                     files[f"{self.root}/{DATABASE}-shm"] = shm
                 self.verdict.states += 1
-                self._judge(place, plan, files)
+                self._judge(place, required, plan, files)
         self.verdict.different += len(self.seen)
 
-    def _judge(self, place: int, plan: Plan, files: dict[str, bytes]) -> None:
-        required = self.required(place)
+    def _judge(
+        self, place: int, required: int, plan: Plan, files: Mapping[str, bytes]
+    ) -> None:
         content, faults = self._recover(files)
         where = f"cut at {place}, {plan.model.value}, {plan.keep.value}"
         for fault in faults:
@@ -286,7 +287,6 @@ class Judge:
 
     def close(self) -> None:
         """Remove the disks that were tried."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         self._folder.cleanup()
 
 

@@ -23,15 +23,20 @@ TELLS = re.compile(
 )
 """A row of the history that a client is told of."""
 RESPONSE = re.compile(
-    rb"HTTP/1.1 20[01] [^\r]*(?:\r\n[^\r]+)*?\r\nChange: (\d+)(?:\r\n[^\r]+)*?"
+    rb"HTTP/1.1 (20[01]) [^\r]*(?:\r\n[^\r]+)*?\r\nChange: (\d+)(?:\r\n[^\r]+)*?"
     rb"\r\nContent-Length: (\d+)(?:\r\n[^\r]+)*?\r\n\r\n"
 )
 SELECT_TABLES = """
 SELECT name FROM sqlite_master WHERE type = 'table'
 AND name NOT LIKE 'sqlite_stat%' ORDER BY name"""
 SELECT_KEY = "SELECT status, body FROM idempotency WHERE change = ?"
-SELECT_CUSTOMER = "SELECT change, name, address FROM customer WHERE id = ?"
-SELECT_PURCHASE = "SELECT change, purchase_name, quantity FROM purchases WHERE id = ?"
+ROWS = {
+    ("name", "address"): "SELECT change, name, address FROM customer WHERE id = ?",
+    ("purchase_name", "quantity"): (
+        "SELECT change, purchase_name, quantity FROM purchases WHERE id = ?"
+    ),
+}
+"""Fields of an answer, and the row with its last change, None since it was created."""
 
 
 class Told(NamedTuple):
@@ -42,9 +47,10 @@ class Told(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer to a write: when it was sent, its change and its body."""
+    """An answer to a write: when it was sent, its status, its change and its body."""
 
     place: int
+    status: int
     change: int
     body: bytes
 
@@ -86,9 +92,9 @@ class Streams:
             ends = [*accumulate(len(data) for _, data in pieces)]
             stream = b"".join(data for _, data in pieces)
             for match in RESPONSE.finditer(stream):
-                body = stream[match.end() : match.end() + int(match[2])]
+                body = stream[match.end() : match.end() + int(match[3])]
                 place = pieces[bisect_right(ends, match.start())][0]
-                yield Response(place, int(match[1]), body)
+                yield Response(place, int(match[1]), int(match[2]), body)
 
 
 def write_files(folder: Path, root: str, files: Mapping[str, bytes]) -> None:
@@ -140,21 +146,30 @@ def faults_of(connection: Any) -> list[str]:
     return faults + [f"foreign_key_check: {row}" for row in orphans[:3]]
 
 
-def row_faults(connection: Any, responses: Sequence[Response]) -> Iterator[str]:
-    """Yield the answers that differ from the rows and the keys of their commit."""
-    for _, change, body in responses:
-        for status, stored in connection.execute(SELECT_KEY, (change,)):
-            if status not in (200, 201) or stored.encode() != body:
-                yield f"change {change}: {body!r} was answered, {stored!r} is stored"
-        data = json.loads(body).get("data", {})
-        for names, select in (
-            (("name", "address"), SELECT_CUSTOMER),
-            (("purchase_name", "quantity"), SELECT_PURCHASE),
-        ):
+def compare(connection: Any, responses: Sequence[Response]) -> tuple[int, list[str]]:
+    """Compare answers with the rows and the keys of their commit.
+
+    Return how many of those there were, and where they differ.
+    """
+    pairs: list[tuple[object, object]] = []
+    for response in responses:
+        for status, body in connection.execute(SELECT_KEY, (response.change,)):
+            told = response.status, response.body
+            pairs.append((told, (status, body.encode())))
+        data = json.loads(response.body).get("data", {})
+        for names, select in ROWS.items():
             if names[0] not in data:
                 continue
             row = connection.execute(select, (int(data["id"]),)).fetchone()
-            told = tuple(data[name] for name in names)
-            # A later unit of the same commit may have changed it again.
-            if row is not None and row[0] == change and row[1:] != told:
-                yield f"change {change}: {told} was answered, {row[1:]} is stored"
+            # Another write may have changed it in the same commit, or before a replay.
+            unchanged = (
+                {response.change, None} if response.status == 201 else {response.change}
+            )
+            if row is not None and row[0] in unchanged:
+                pairs.append((tuple(data[name] for name in names), row[1:]))
+    faults = [
+        f"{told!r} was answered, {stored!r} is stored"
+        for told, stored in pairs
+        if told != stored
+    ]
+    return len(pairs), faults

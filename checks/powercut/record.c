@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { OPEN, WRITE, TRUNCATE, SYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR, SEND, ACCEPT, STRANGE, READ };
+enum kind { OPEN, WRITE, TRUNCATE, SYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR, SEND, STRANGE, READ };
 
 struct record { /* as in recording.py */
     uint32_t size, pid;
@@ -349,14 +349,6 @@ int mkdir(const char *name, mode_t mode) { ON_NAME(MKDIR, AT_FDCWD, name, syscal
 int unlinkat(int folder, const char *name, int flags)
 {
     ON_NAME(flags & AT_REMOVEDIR ? RMDIR : UNLINK, folder, name, syscall(SYS_unlinkat, folder, name, flags));
-}
-
-int accept4(int file, struct sockaddr *peer, socklen_t *size, int flags)
-{
-    size_t part;
-    int error = spoil(ACCEPT, "", &part);
-    if (error) return errno = error, -1;
-    return syscall(SYS_accept4, file, peer, size, flags);
 }
 
 /* What could change a file of ours and is not modelled ends the recording. */

@@ -40,9 +40,8 @@ class Kind(IntEnum):
     MKDIR = 7
     RMDIR = 8
     SEND = 9
-    ACCEPT = 10
-    STRANGE = 11
-    READ = 12
+    STRANGE = 10
+    READ = 11
     """Not written down; may fail."""
 
 
@@ -82,14 +81,14 @@ def library() -> Path:
     return built
 
 
-def recorded(root: Path, log: Path | None, faults: Path | None) -> dict[str, str]:
+def recorded(root: Path, log: Path, faults: Path) -> dict[str, str]:
     """Return the environment in which a process is recorded and its calls may fail."""
-    env = {"LD_PRELOAD": str(library()), "RECORD_ROOT": str(root.resolve())}
-    if log is not None:
-        env["RECORD_LOG"] = str(log)
-    if faults is not None:
-        env["RECORD_FAULTS"] = str(faults)
-    return env
+    return {
+        "LD_PRELOAD": str(library()),
+        "RECORD_ROOT": str(root.resolve()),
+        "RECORD_LOG": str(log),
+        "RECORD_FAULTS": str(faults),
+    }
 
 
 class _Record(NamedTuple):

@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,8 +29,9 @@ from checks.faults.trial import (
     text_of,
 )
 from checks.powercut.judge import Judge, Verdict
+from checks.powercut.ledger import DATABASE
 from checks.powercut.recording import Kind, NotRunError as NotRecordedError, library
-from checks.powercut.session import Session, kill, load
+from checks.powercut.session import Session, load, until_stored
 from checks.support.server_process import PROJECT, Server, call
 from checks.support.undoing_client import UndoingClient
 from checks.support.write_log import CHANCE, Answer, Json, WriteLog, audit, writing
@@ -85,7 +87,7 @@ def failing(folder: Path, size: Size, failure: Failure) -> Finding:
         asyncio.run(_fail(session, server, failure, log, result))
         result.expect(server.stop() == 0, "it did not stop in order")
     finally:
-        kill(server)
+        server.stop(signal.SIGKILL)
     _judge(session, log, result)
     return result
 
@@ -129,21 +131,22 @@ async def _fail(
         f"writing again after {again:.1f} s"
     )
     result.expect(spoiled > 0, "no call failed")
-    accepted = ACCEPTED | ({507} if failure.error == errno.ENOSPC else set())
-    strange = set(during) - accepted
+    strange = set(during) - accepted(failure.error)
     result.expect(not strange, f"answers {strange}")
     result.expect(grown < MEMORY_LIMIT, f"it grew by {grown:.0f} MiB")
     result.expect(again < AGAIN_SECONDS, f"no write for {again:.1f} s")
 
 
-def seconds_until_stored(server: Server, within: float = 20.0) -> float:
-    """Return the seconds until a write is stored. RuntimeError after `within`."""
+def accepted(error: int) -> set[int]:
+    """Return the statuses that writes may have while calls fail with an errno."""
+    return ACCEPTED | ({507} if error == errno.ENOSPC else set())
+
+
+def seconds_until_stored(server: Server) -> float:
+    """Return the seconds until a write is stored. RuntimeError after too many."""
     began = time.monotonic()
-    while time.monotonic() < began + within:
-        if call(server, "POST", CUSTOMERS, JOHN).status == 201:
-            return time.monotonic() - began
-        time.sleep(0.02)
-    raise RuntimeError(f"no write within {within} s: {server.errors()[-500:]}")
+    until_stored(partial(call, server, "POST", CUSTOMERS, JOHN))
+    return time.monotonic() - began
 
 
 def _judge(session: Session, log: WriteLog, result: Finding) -> None:
@@ -185,11 +188,10 @@ def each_call(folder: Path, size: Size, error: int, part: int = 0) -> Finding:
         session.faults.clear()
         result.expect(server.stop() == 0, "it did not stop in order")
     finally:
-        kill(server)
+        server.stop(signal.SIGKILL)
     statuses = [sent.status for sent in log.sent]
     result.figures = f"{number} calls, one at a time; writes {text_of(statuses)}"
-    accepted = ACCEPTED | ({507} if error == errno.ENOSPC else set())
-    result.expect(set(statuses) <= accepted, "another answer")
+    result.expect({*statuses} <= accepted(error), "another answer")
     result.expect(number > 10, "only a few calls")
     _judge(session, log, result)
     return result
@@ -214,7 +216,7 @@ def each_start(folder: Path, size: Size) -> Finding:
         server.start()
         asyncio.run(load(server, 2, STEPS))
     finally:
-        kill(server)
+        server.stop(signal.SIGKILL)
     shutil.copytree(session.root, folder / "kept")
     for error, kinds in STARTS.items():
         files = [str(session.database), str(session.faults.path)]
@@ -254,7 +256,7 @@ async def no_descriptors(server: Server, size: Size) -> Finding:
         for _, writer in peers:
             writer.close()
         again = await asyncio.to_thread(seconds_until_stored, server)
-    hold_against(log, server.folder / "db.sqlite3", result)
+    hold_against(log, server.folder / DATABASE, result)
     result.figures = (
         f"{len(peers)} more connections; who was connected: {text_of(during)}; "
         f"{busy:.0%} of a core; new ones served after {again:.1f} s"
@@ -271,7 +273,7 @@ async def _connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.Stream
 
 
 SYNC, WRITE, READ = (Kind.SYNC,), (Kind.WRITE,), (Kind.READ,)
-WAL, DATABASE = "-wal", "db.sqlite3"
+WAL = "-wal"
 LAG = 20.5
 FAILURES = {
     "fsync of the WAL fails once": Failure(SYNC, WAL, times=1, seconds=1),

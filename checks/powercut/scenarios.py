@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from checks.powercut.changed_server import change
 from checks.powercut.judge import Judge, Verdict
+from checks.powercut.ledger import write_files
 from checks.powercut.recording import Kind
-from checks.powercut.session import Session, kill, load
+from checks.powercut.session import Session, import_file, load, until_stored
 from checks.support.server_process import Reply, Server, exchange, request_bytes
 from checks.support.write_log import CHANCE
 from storage import schema
@@ -36,8 +37,6 @@ sys.stdin.read()
 """
 """A program that reads one state of a database, until its stdin ends."""
 CUSTOMERS = "/api/v1/customer"
-STORED_SECONDS = 20.0
-"""How long a POST may have to wait for a server that starts, or checks its database."""
 CHECKED_SECONDS = 0.3
 """After which an eager server has checked its database."""
 VERSION_1_0 = 2
@@ -52,6 +51,11 @@ class Size(NamedTuple):
     cuts: int
     plans: int
 
+    @property
+    def few(self) -> int:
+        """The steps of a client where the load is not what is looked at."""
+        return max(2, self.steps // 4)
+
 
 Scenario = Callable[[Session, Size], None]
 
@@ -63,7 +67,7 @@ def running(server: Server) -> Iterator[Server]:
         yield server.start()
         server.stop()
     finally:
-        kill(server)
+        server.stop(signal.SIGKILL)
 
 
 def under_load(session: Session, size: Size) -> None:
@@ -78,7 +82,7 @@ def under_load(session: Session, size: Size) -> None:
         session.mark(copy.name)
         asyncio.run(_load_and(session, server, size, copy))
     finally:
-        kill(server)
+        server.stop(signal.SIGKILL)
     with running(server):
         asyncio.run(load(server, size.clients, size.steps // 3))
 
@@ -92,7 +96,7 @@ async def _load_and(session: Session, server: Server, size: Size, copy: Path) ->
     )
     writing = asyncio.create_task(load(server, size.clients, 1000))
     await asyncio.sleep(0.2)
-    kill(server)
+    server.stop(signal.SIGKILL)
     await writing
 
 
@@ -112,7 +116,7 @@ def restored(session: Session, size: Size, by_backup: bool) -> None:
     session.after_answer = True  # a cut before is the operator's to see
     server = session.server().start()
     asyncio.run(load(server, 2, size.steps))
-    kill(server)
+    server.stop(signal.SIGKILL)
 
 
 def replayed(session: Session, size: Size, workers: int) -> None:
@@ -125,7 +129,7 @@ def replayed(session: Session, size: Size, workers: int) -> None:
     session.changes[:2] = ["never"]
     server = session.server({"WORKERS": str(workers)}).start()
     try:
-        asyncio.run(load(server, size.clients, max(2, size.steps // 4)))
+        asyncio.run(load(server, size.clients, size.few))
         headers = [("Idempotency-Key", str(uuid.uuid4()))]
         post = partial(_post, server, headers)
         session.faults.make([Kind.SYNC], "-wal", error=0, count=1, kill=True)
@@ -140,7 +144,7 @@ def replayed(session: Session, size: Size, workers: int) -> None:
                 server.start()
                 post_again(post)
     finally:
-        kill(server)
+        server.stop(signal.SIGKILL)
 
 
 def _post(server: Server, headers: list[tuple[str, str]]) -> Reply:
@@ -154,18 +158,8 @@ def _post(server: Server, headers: list[tuple[str, str]]) -> Reply:
 
 def post_again(post: Callable[[], Reply]) -> None:
     """Send a POST until it is answered. RuntimeError where it was done anew."""
-    if "Idempotency-Replayed" not in _until_stored(post).headers:
+    if "Idempotency-Replayed" not in until_stored(post).headers:
         raise RuntimeError("the commit before its fsync was not found again")
-
-
-def _until_stored(post: Callable[[], Reply]) -> Reply:
-    """Send a POST until it is answered 201. RuntimeError after some seconds."""
-    end = time.monotonic() + STORED_SECONDS
-    while (reply := post()).status != 201:
-        if time.monotonic() > end:
-            raise RuntimeError(f"the POST was answered {reply.status}")
-        time.sleep(0.05)
-    return reply
 
 
 @contextmanager
@@ -210,7 +204,7 @@ def without_links(session: Session, size: Size) -> None:
             session.mark(name)
         else:
             with running(session.server()) as server:
-                asyncio.run(load(server, size.clients, max(2, size.steps // 4)))
+                asyncio.run(load(server, size.clients, size.few))
 
 
 def two_workers(session: Session, size: Size) -> None:
@@ -222,11 +216,9 @@ def two_workers(session: Session, size: Size) -> None:
 
 def _import(server: Server) -> None:
     """Add rows on pages that little of the rest will touch. RuntimeError."""
-    rows = "".join(f"{uuid.uuid4()},Delft,{uuid.uuid4()},1\n" for _ in range(200))
-    file = f"customer_name,customer_address,purchase_name,quantity\n{rows}".encode()
     kind = [("Content-Type", "text/csv")]
-    request = request_bytes("POST", "/api/v1/imports", file, kind)
-    _until_stored(lambda: exchange(server.port, request, "POST"))
+    request = request_bytes("POST", "/api/v1/imports", import_file(200), kind)
+    until_stored(lambda: exchange(server.port, request, "POST"))
 
 
 def failed_fsync(session: Session, size: Size) -> None:
@@ -237,7 +229,7 @@ def failed_fsync(session: Session, size: Size) -> None:
     """
     session.begin()
     session.changes[:2] = ["small", "eager"]
-    write = partial(load, clients=size.clients, steps=max(2, size.steps // 4))
+    write = partial(load, clients=size.clients, steps=size.few)
     with running(session.server()) as server:
         for _ in range(3):
             asyncio.run(write(server))
@@ -292,13 +284,13 @@ def _fill(file: sqlite3.Connection, size: Size) -> None:
             " VALUES (?, ?, ?, ?)",
             rows,
         )
-    file.execute("COMMIT") if file.in_transaction else file.commit()
+    file.commit()
 
 
 def _write_on(session: Session, size: Size) -> None:
     session.begin()
     with running(session.server()) as server:
-        asyncio.run(load(server, size.clients, max(2, size.steps // 4)))
+        asyncio.run(load(server, size.clients, size.few))
 
 
 def cut_again(session: Session, size: Size) -> None:
@@ -308,14 +300,11 @@ def cut_again(session: Session, size: Size) -> None:
     with closing(Judge(session.root, session.start, session.log, Verdict())) as judge:
         place = CHANCE.randrange(judge.calls[-1].began // 2, judge.calls[-1].began)
         files = judge.one_disk(place, CHANCE.getrandbits(32))
-    for path in session.root.iterdir():
-        path.unlink()
-    for name, content in files.items():
-        Path(name).write_bytes(content)
+    write_files(session.root, str(judge.root), files)
     session.begin()
     session.floor = judge.required(place)
     with running(session.server()) as server:
-        asyncio.run(load(server, size.clients, max(2, size.steps // 4)))
+        asyncio.run(load(server, size.clients, size.few))
 
 
 SCENARIOS: dict[str, Scenario] = {

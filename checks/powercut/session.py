@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import aiohttp
 
 from checks.powercut.faults import Faults
 from checks.powercut.judge import MARK, Start
+from checks.powercut.ledger import DATABASE
 from checks.powercut.recording import RECORD, Kind, recorded
-from checks.support.server_process import PROJECT, Server
+from checks.support.server_process import PROJECT, Reply, Server
 from checks.support.undoing_client import UndoingClient
 from checks.support.write_log import CHANCE, Entry, Outcome, WriteLog, new_session
 
@@ -25,6 +26,8 @@ source, destination = map(pathlib.Path, sys.argv[1:])
 destination.write_bytes(source.read_bytes())
 """
 """Copies a file and hands nothing to the disk, as `cp` does."""
+STORED_SECONDS = 20.0
+"""How long a POST may have to wait for a server that starts, or checks its database."""
 
 
 class Session:
@@ -39,7 +42,7 @@ class Session:
         self.changes = ["small", "often", *changes]
         self.faults = Faults(folder / "faults")
         self.start = Start.of(self.root)
-        self.database = self.root / "db.sqlite3"
+        self.database = self.root / DATABASE
         self.after_answer = False
         """Whether to cut the power only after the first answer."""
         self.floor = 0
@@ -109,12 +112,12 @@ class PowerClient(UndoingClient):
 
     async def bring(self) -> Outcome:
         """Import a file of some purchases."""
-        rows = "".join(f"{uuid.uuid4()},x,{uuid.uuid4()},1\n" for _ in range(20))
-        text = f"customer_name,customer_address,purchase_name,quantity\n{rows}"
         headers = {"Content-Type": "text/csv"}
         url = f"{self.url}/imports"
         try:
-            async with self.session.post(url, data=text, headers=headers) as reply:
+            async with self.session.post(
+                url, data=import_file(20), headers=headers
+            ) as reply:
                 await reply.read()
                 return Outcome.ACKNOWLEDGED if reply.ok else Outcome.REFUSED
         except (aiohttp.ClientError, OSError):
@@ -168,6 +171,17 @@ async def _follow(http: aiohttp.ClientSession, url: str) -> None:
             await asyncio.sleep(0.002)
 
 
-def kill(server: Server) -> None:
-    """Kill a server with its workers."""
-    server.stop(signal.SIGKILL)
+def import_file(rows: int) -> bytes:
+    """Return a file of purchases, each of a customer of its own, to import."""
+    lines = "".join(f"{uuid.uuid4()},Delft,{uuid.uuid4()},1\n" for _ in range(rows))
+    return f"customer_name,customer_address,purchase_name,quantity\n{lines}".encode()
+
+
+def until_stored(post: Callable[[], Reply]) -> Reply:
+    """Send a POST until it is answered 201. RuntimeError after some seconds."""
+    end = time.monotonic() + STORED_SECONDS
+    while (reply := post()).status != 201:
+        if time.monotonic() > end:
+            raise RuntimeError(f"the POST was answered {reply.status}")
+        time.sleep(0.02)
+    return reply

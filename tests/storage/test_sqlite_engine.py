@@ -193,7 +193,7 @@ async def test_what_a_failed_fsync_loses(
 @one_engine
 @pytest.mark.parametrize("stale", [False, True])
 async def test_stopped_before_the_check(
-    opened: Opener, engine: SqliteEngine, sqlite_path: Path, stale: bool
+    engine: SqliteEngine, sqlite_path: Path, stale: bool
 ) -> None:
     """The stop copies the whole WAL, too."""
     other = await SqliteEngine.open(sqlite_path)

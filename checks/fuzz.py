@@ -36,6 +36,9 @@ from checks.support.venvs import environment
 SCHEMATHESIS = "schemathesis==4.32.5"
 ROUTES = {(route.method, route.path) for route in handlers.ROUTES}
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
+ROUNDS = 4
+"""How often both servers are fuzzed at the most. Which rows a request meets is left to
+chance: of 40 servers, 6 had a route that was never answered 2xx."""
 
 
 class Failure(NamedTuple):
@@ -46,6 +49,8 @@ class Failure(NamedTuple):
     status: int
     text: str
     """The body of the reply."""
+    follows_undo: bool = False
+    """Whether something was undone before, in the same sequence of requests."""
 
     def __str__(self) -> str:
         """Return it in a line."""
@@ -170,10 +175,17 @@ EXPLAINED: dict[str, Callable[[Failure], bool]] = {
         failure.check == "use_after_free"
         and "/api/v1/purchase/" in failure.request["uri"]
     ),
+    "deleted, and back since by an undo: 2xx": lambda failure: (
+        failure.check == "use_after_free" and failure.follows_undo
+    ),
+    "created, and gone since by an undo: 404": lambda failure: (
+        failure.check == "ensure_resource_availability" and failure.follows_undo
+    ),
 }
 """What depends on the state of the server, or on the choice of a body or a query; the
-list of purchases, whose address outlives a DELETE of all that is in it; and cursors,
-which are text, that schemathesis makes from numbers to be refused."""
+list of purchases, whose address outlives a DELETE of all that is in it; an undo, which
+schemathesis does not know to bring rows back and to remove them; and cursors, which are
+text, that it makes from numbers to be refused."""
 
 
 def _decode(body: dict[str, str] | None) -> str:
@@ -228,15 +240,15 @@ def fuzz(server: Server, token: str | None, examples: int, seed: int | None) -> 
 def failures_in(line: str) -> Iterator[Failure]:
     """Return the failed checks of an event, of all cases that were sent."""
     recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
-    for case, checks in recorder.get("checks", {}).items():
-        for check in checks:
+    follows_undo = False
+    for case, exchange in recorder.get("interactions", {}).items():
+        request, response = exchange["request"], exchange["response"] or {}
+        status, text = response.get("status_code", 0), _decode(response.get("content"))
+        for check in recorder["checks"].get(case, ()):
             if check["status"] == "failure":
-                exchange = recorder["interactions"][case]
-                response = exchange["response"] or {"status_code": 0}
-                text = _decode(response.get("content"))
-                yield Failure(
-                    check["name"], exchange["request"], response["status_code"], text
-                )
+                yield Failure(check["name"], request, status, text, follows_undo)
+        undoes = Failure("", request, status, text).is_undo()
+        follows_undo = follows_undo or (undoes and status == 201)
 
 
 def explain(failure: Failure) -> str | None:
@@ -309,10 +321,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     options = parser.parse_args()
     breaches, missed = [], set(ROUTES)
-    for token in (False, True):
-        found, answered = try_server(token, options.examples, options.seed)
-        breaches += found
-        missed -= answered
+    for turn in range(ROUNDS):
+        seed = None if options.seed is None else options.seed + turn
+        for token in (False, True):
+            found, answered = try_server(token, options.examples, seed)
+            breaches += found
+            missed -= answered
+        if not missed:
+            break
     breaches += [f"never answered 2xx: {' '.join(route)}" for route in sorted(missed)]
     for breach in breaches:
         print(f"breach: {breach[:1000]}")

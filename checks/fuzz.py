@@ -49,8 +49,9 @@ class Failure(NamedTuple):
     status: int
     text: str
     """The body of the reply."""
-    follows_undo: bool = False
-    """Whether something was undone before, in the same sequence of requests."""
+    undone: tuple[str, ...]
+    """The paths of what was created or deleted before, in the same sequence of
+    requests, by changes that were then undone."""
 
     def __str__(self) -> str:
         """Return it in a line."""
@@ -82,6 +83,11 @@ class Failure(NamedTuple):
         path = urlsplit(self.request["uri"]).path
         is_undo = re.fullmatch("/api/v1/changes/[0-9]+/undo", path) is not None
         return self.request["method"] == "POST" and is_undo
+
+    def is_of_undone(self) -> bool:
+        """Return whether the request is for something in `undone`."""
+        path = f"{urlsplit(self.request['uri']).path}/"
+        return any(path.startswith(f"{undone}/") for undone in self.undone)
 
     def is_import(self) -> bool:
         """Return whether the request has the form of an import."""
@@ -176,10 +182,10 @@ EXPLAINED: dict[str, Callable[[Failure], bool]] = {
         and "/api/v1/purchase/" in failure.request["uri"]
     ),
     "deleted, and back since by an undo: 2xx": lambda failure: (
-        failure.check == "use_after_free" and failure.follows_undo
+        failure.check == "use_after_free" and failure.is_of_undone()
     ),
     "created, and gone since by an undo: 404": lambda failure: (
-        failure.check == "ensure_resource_availability" and failure.follows_undo
+        failure.check == "ensure_resource_availability" and failure.is_of_undone()
     ),
 }
 """What depends on the state of the server, or on the choice of a body or a query; the
@@ -240,15 +246,22 @@ def fuzz(server: Server, token: str | None, examples: int, seed: int | None) -> 
 def failures_in(line: str) -> Iterator[Failure]:
     """Return the failed checks of an event, of all cases that were sent."""
     recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
-    follows_undo = False
+    written: dict[str, str] = {}  # paths, by the changes that created or deleted
+    undone: list[str] = []
     for case, exchange in recorder.get("interactions", {}).items():
         request, response = exchange["request"], exchange["response"] or {}
         status, text = response.get("status_code", 0), _decode(response.get("content"))
+        sent = Failure("", request, status, text, tuple(undone))
         for check in recorder["checks"].get(case, ()):
             if check["status"] == "failure":
-                yield Failure(check["name"], request, status, text, follows_undo)
-        undoes = Failure("", request, status, text).is_undo()
-        follows_undo = follows_undo or (undoes and status == 201)
+                yield sent._replace(check=check["name"])
+        path, headers = urlsplit(request["uri"]).path, response.get("headers", {})
+        if sent.is_undo() and status == 201:
+            change = path.split("/")[-2]
+            undone += [written[change]] if change in written else []
+        elif request["method"] in ("POST", "DELETE"):
+            [address] = headers.get("location", [path])
+            written |= dict.fromkeys(headers.get("change", ()), address)
 
 
 def explain(failure: Failure) -> str | None:

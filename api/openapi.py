@@ -61,7 +61,10 @@ def _schema(kind: Any) -> Object:
 
 
 def _portable(value: Any) -> Any:
-    """Return a schema with patterns of ECMA-262, and the format of large integers."""
+    """Return a schema with patterns of ECMA-262, and what tools do not infer.
+
+    That is the format of large integers, and the type of words to choose from.
+    """
     if isinstance(value, list):
         return [_portable(item) for item in value]
     if not isinstance(value, dict):
@@ -73,6 +76,8 @@ def _portable(value: Any) -> Any:
         )
     if value.get("type") == "integer" and value.get("maximum", MAX_ID) > 2**31:
         value["format"] = "int64"
+    if isinstance(value.get("enum"), list):
+        value["type"] = "string"
     return value
 
 

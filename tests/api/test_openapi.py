@@ -45,6 +45,23 @@ async def test_query_is_described(api: ApiClient) -> None:
 
 
 @one_engine
+async def test_types_are_described(api: ApiClient) -> None:
+    """Parameters and words to choose from have a type, which no tool need guess."""
+    found: list[dict[str, Any]] = []
+
+    def keep(part: dict[str, Any]) -> dict[str, Any]:
+        found.append(part)
+        return part
+
+    json.loads((await api("GET /openapi.json")).text, object_hook=keep)
+    choices = [part for part in found if isinstance(part.get("enum"), list)]
+    parameters = [part["schema"] for part in found if {"in", "schema"} <= {*part}]
+    assert len(choices) > 10
+    assert len(parameters) > 50
+    assert not [part for part in choices + parameters if "type" not in part]
+
+
+@one_engine
 async def test_docs_page(api: ApiClient) -> None:
     page = await api("GET /docs")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"

@@ -242,19 +242,16 @@ RETURNING purchase_id, id""",
 SELECT_PURCHASE = dialects(f"""
 SELECT {PURCHASE_COLUMNS} FROM purchases p
 WHERE p.customer_id = ? AND p.id = ? AND {{visible}}""")
-LOCK_OWNER = Statement(
-    postgres="""
-SELECT id FROM customer WHERE id = (SELECT customer_id FROM purchases WHERE id = ?)
-FOR KEY SHARE"""
-)
+SELECT_OWNER = Statement("SELECT customer_id FROM purchases WHERE id = ?")
+LOCK_OWNER = Statement(postgres="SELECT id FROM customer WHERE id = ? FOR KEY SHARE")
 LOCK_PURCHASE = dialects("""
-SELECT p.version, p.customer_id, {purchase_image} FROM purchases p
-WHERE p.id = ? AND {visible} {for_update}""")
+SELECT p.version, {purchase_image} FROM purchases p
+WHERE p.customer_id = ? AND p.id = ? AND {visible} {for_update}""")
 UPDATE_PURCHASE = Statement(f"""
 UPDATE purchases SET purchase_name = coalesce(?, purchase_name),
     quantity = coalesce(?, quantity), last_updated = ?, version = version + 1,
     change = ?
-WHERE id = ? RETURNING {PURCHASE_COLUMNS}""")
+WHERE customer_id = ? AND id = ? RETURNING {PURCHASE_COLUMNS}""")
 SELECT_CHOSEN = dialects("""
 SELECT p.id FROM purchases p
 WHERE p.customer_id = ? AND p.id IN ({ids}) AND {visible}""")
@@ -289,22 +286,27 @@ def read_purchase(customer_id: int, purchase_id: int) -> Unit[Purchase]:
 
 
 def update_purchase(
+    customer_id: int | None,
     purchase_id: int,
     purchase_name: str | None,
     quantity: int | None,
     author: Author,
     check: VersionCheck | None,
 ) -> Unit[Written[Purchase]]:
-    """Change what is not None. NotFoundError, errors of the check."""
-    yield LOCK_OWNER, (purchase_id,)  # who deletes the customer's does not come between
-    row = yield from _fetch_one("purchase", LOCK_PURCHASE, purchase_id)
-    version, customer_id, image = row
+    """Change what is not None, of a customer's, or of anyone's for None.
+
+    NotFoundError, errors of the check.
+    """
+    if customer_id is None:
+        [customer_id] = yield from _fetch_one("purchase", SELECT_OWNER, purchase_id)
+    yield LOCK_OWNER, (customer_id,)  # who deletes the customer's does not come between
+    ids = customer_id, purchase_id
+    version, image = yield from _fetch_one("purchase", LOCK_PURCHASE, *ids)
     if check is not None:
         check(version)
     before = image if author.keeps_images else None
-    owner_and_id = customer_id, purchase_id
-    change = yield from record(author, "purchase.updated", *owner_and_id, before)
-    values = purchase_name, quantity, author.at, change, purchase_id
+    change = yield from record(author, "purchase.updated", *ids, before)
+    values = purchase_name, quantity, author.at, change, *ids
     changed = yield from _fetch_one("purchase", UPDATE_PURCHASE, *values)
     return Written(Purchase(*changed), change)
 

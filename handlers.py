@@ -26,6 +26,7 @@ from api.repeatable import write_once
 from api.replies import (
     CHANGE_ROWS,
     CUSTOMER_ROWS,
+    DEPRECATED,
     PURCHASE_ROWS,
     SUMMARY_ROWS,
     added_response,
@@ -40,7 +41,7 @@ from api.replies import (
 )
 from api.request_body import optional_past_time, value_or_none
 from api.responses import CALLER, ProblemError, RawResponse, invalid_field, ok_body
-from api.routing import Route, SecondBody, path_id
+from api.routing import Route, SecondBody, path_id, purchase_ids
 from api.schemas import (
     MAX_ID,
     CallerReply,
@@ -162,24 +163,26 @@ async def read_purchase(request: web.Request) -> web.StreamResponse:
 
 async def change_purchase(request: web.Request) -> web.StreamResponse:
     """Change some of a purchase."""
-    purchase_id = path_id(request, "purchase_id")
+    ids = purchase_ids(request)
     changes = await request_body.read(request, PurchaseChanges)
-    return await _update(request, purchase_id, changes)
+    return await _update(request, ids, changes)
 
 
 async def replace_purchase(request: web.Request) -> web.StreamResponse:
     """Change all of a purchase."""
-    purchase_id = path_id(request, "purchase_id")
-    values = await request_body.read(request, PurchaseValues)
-    return await _update(request, purchase_id, values)
+    ids = purchase_ids(request)
+    changes = await request_body.read(request, PurchaseValues)
+    return await _update(request, ids, changes)
 
 
 async def _update(
-    request: web.Request, purchase_id: int, changes: PurchaseChanges | PurchaseValues
+    request: web.Request,
+    ids: tuple[int | None, int],
+    changes: PurchaseChanges | PurchaseValues,
 ) -> RawResponse:
     row, change = await request.app[DATABASE].write(
         db.update_purchase,
-        purchase_id,
+        *ids,
         value_or_none(changes.purchase_name),
         value_or_none(changes.quantity),
         author(request),
@@ -191,10 +194,6 @@ async def _update(
     return response
 
 
-DEPRECATED = {"Deprecation": "@1775001600", "Link": '</docs>; rel="deprecation"'}
-"""The description gives the update the method and the path of the deletion."""
-
-
 async def delete_purchases(request: web.Request) -> web.StreamResponse:
     """Delete all or selected purchases of a customer; or update, as first described.
 
@@ -204,7 +203,7 @@ async def delete_purchases(request: web.Request) -> web.StreamResponse:
     number = path_id(request, "customer_id")
     body = await request_body.read_deletion(request)
     if isinstance(body, PurchaseValues):
-        response = await _update(request, number, body)
+        response = await _update(request, (None, number), body)
         response.add(DEPRECATED)
         return response
     if problem := untagged_problem(request):
@@ -376,6 +375,8 @@ ROUTES = (
     Route("PATCH", ONE_CUSTOMER, change_customer, CustomerChanges, CustomerReply, 200, "write"),
     Route("DELETE", ONE_CUSTOMER, erase_customer, None, int, 200, "write", frozenset({"purge"})),
     Route("GET", ONE_PURCHASE, read_purchase, None, PurchaseReply, 200, "read"),
+    Route("PATCH", ONE_PURCHASE, change_purchase, PurchaseChanges, PurchaseReply, 200, "write", operation="change_customer_purchase"),
+    Route("PUT", ONE_PURCHASE, replace_purchase, PurchaseValues, PurchaseReply, 200, "write", operation="replace_customer_purchase"),
     Route("GET", "/api/v1/customers", find_customers, None, list[CustomerReply], 200, "read", NAMED),
     Route("GET", "/api/v1/customers.{format}", find_customers, None, str, 200, "read", NAMED, FILE_TYPES, operation="download_customers"),
     Route("GET", "/api/v1/purchases.{format}", list_purchases, None, str, 200, "read", OF_ONE, FILE_TYPES, operation="download_purchases"),

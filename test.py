@@ -203,7 +203,7 @@ ALLOW = {
     "/api/v1/customer": "GET, HEAD, OPTIONS, POST",
     "/api/v1/customers": "GET, HEAD, OPTIONS",
     "/api/v1/customer/1": "DELETE, GET, HEAD, OPTIONS, PATCH",
-    "/api/v1/customer/1/purchase/1": "GET, HEAD, OPTIONS",
+    "/api/v1/customer/1/purchase/1": "GET, HEAD, OPTIONS, PATCH, PUT",
     "/api/v1/purchase/1": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT",
 }
 
@@ -217,6 +217,7 @@ async def test_no_id(api: ApiClient, purchase: int, number: str) -> None:
         (f"GET /api/v1/customer/1/purchase/{number}", None),
         (f"POST /api/v1/purchase/{number}", PHONE),
         (f"PATCH /api/v1/purchase/{number}", PHONE),
+        (f"PATCH /api/v1/customer/{number}/purchase/1", PHONE),
         (f"OPTIONS /api/v1/purchase/{number}", None),
     ):
         await api(line, body, 404)
@@ -291,6 +292,8 @@ EVERYWHERE = [
     ("PUT", "/api/v1/purchase/1"),
     ("PATCH", "/api/v1/purchase/1"),
     ("DELETE", "/api/v1/purchase/1"),
+    ("PUT", "/api/v1/customer/1/purchase/1"),
+    ("PATCH", "/api/v1/customer/1/purchase/1"),
 ]
 
 
@@ -470,7 +473,7 @@ async def test_if_none_match(
 async def test_if_match(
     api: ApiClient, purchase: int, method: str, path: str, body: object
 ) -> None:
-    full = path.replace("/purchase", "/customer/1/purchase")
+    full = path.replace("v1/purchase", "v1/customer/1/purchase")
     tag = (await api(f"GET {full}")).headers["ETag"]
     for wrong in ('"x"', f"W/{tag}", tag.strip('"'), "", '"9"', f'"{"9" * 30}"', '"0"'):
         await api(f"{method} {path}", body, 412, If_Match=wrong)

@@ -23,6 +23,9 @@ from api.schemas import (
     short_time,
 )
 
+DEPRECATED = {"Deprecation": "@1775001600", "Link": '</docs>; rel="deprecation"'}
+"""The description gives the update the method and the path of the deletion."""
+
 
 def customer(row: db.Customer) -> CustomerReply:
     return CustomerReply(row.id, row.name, row.address, short_time(row.created_on))

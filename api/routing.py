@@ -74,6 +74,13 @@ def path_id(request: web.Request, name: str) -> int:
     return number
 
 
+def purchase_ids(request: web.Request) -> tuple[int | None, int]:
+    """Return the customer of a path, None where it names none, and the purchase."""
+    has_customer = "customer_id" in request.match_info
+    customer_id = path_id(request, "customer_id") if has_customer else None
+    return customer_id, path_id(request, "purchase_id")
+
+
 ALL_METHODS = {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"}
 SERVER_WIDE = ProblemError(405, "Not with this method.", headers=ALL_METHODS)
 """What the server itself answers, which only OPTIONS can name."""

@@ -195,6 +195,8 @@ def run_others(page: Page) -> dict[str, str]:
         "change_purchase": of_one,
         "replace_purchase": of_one,
         "read_purchase": of_both,
+        "change_customer_purchase": of_both,
+        "replace_customer_purchase": of_both,
         "change_customer": of_customer,
         "read_customer": of_customer,
         "find_customers": {"name": "john"},

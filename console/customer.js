@@ -212,8 +212,8 @@ class Customer {
         close();
         if (change) notify(["Corrected: ", data(values.purchase_name), "."], change);
       };
-      const [path, readPath] = [`api/v1/purchase/${id}`, `${this.path}/purchase/${id}`];
-      return correct({ fields: PURCHASE, path, readPath, done, cancel: close });
+      const path = `${this.path}/purchase/${id}`;
+      return correct({ fields: PURCHASE, path, done, cancel: close });
     });
   }
 

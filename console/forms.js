@@ -88,8 +88,8 @@ export class Form {
  * Return a form that corrects a row and never overwrites what somebody else has written
  * since it was read: that is shown beside, and the person chooses.
  */
-export async function correct({ fields, path, readPath = path, done, cancel }) {
-  let stored = await call("GET", readPath);
+export async function correct({ fields, path, done, cancel }) {
+  let stored = await call("GET", path);
   const form = new Form({ fields, values: stored.data, label: "Save", save, cancel });
   return form;
 
@@ -103,7 +103,7 @@ export async function correct({ fields, path, readPath = path, done, cancel }) {
     } catch (error) {
       if (error.status !== 412) throw error;
     }
-    stored = await call("GET", readPath);
+    stored = await call("GET", path);
     if (names.every((name) => values[name] === stored.data[name])) return done(values, null);
     for (const [name, input] of form.inputs) {
       if (!names.includes(name)) input.value = stored.data[name] ?? "";

@@ -311,20 +311,21 @@ class Shop(RuleBasedStateMachine):
         number=purchases,
         name=st.none() | names,
         quantity=quantities,
-        method=st.sampled_from(["PATCH", "PUT", "DELETE"]),
+        way=st.sampled_from(["PATCH", "PUT", "DELETE", "PATCH of", "PUT of"]),
         tag=tags,
     )
     def update_purchase(
-        self, number: int, name: str | None, quantity: int, method: str, tag: str | None
+        self, number: int, name: str | None, quantity: int, way: str, tag: str | None
     ) -> None:
-        """Update a purchase in each of the ways."""
+        """Update a purchase in each of the ways, at its customer's path too."""
+        method, _, of_customer = way.partition(" ")
         body: dict[str, Any] = {"quantity": quantity}
         if name is not None or method != "PATCH":
             body["purchase_name"] = name or "x"
         row = self.bought.get(number, {"customer_id": "0"})
         path = f"/api/v1/customer/{row['customer_id']}/purchase/{number}"
         tag = None if method == "DELETE" else tag
-        line = f"{method} /api/v1/purchase/{number}"
+        line = f"{method} {path if of_customer else f'/api/v1/purchase/{number}'}"
         reply = self.change(line, path, body, tag, number in self.bought)
         if reply is not None:
             assert reply.data["last_updated_on"] == LONG

@@ -323,6 +323,7 @@ GUARDED = [
     ("PATCH", "/api/v1/customer/1", {"name": "x"}),
     ("PATCH", "/api/v1/purchase/1", {"quantity": 9}),
     ("PUT", "/api/v1/purchase/1", {**PHONE, "quantity": 9}),
+    ("PATCH", "/api/v1/customer/1/purchase/1", {"quantity": 9}),
     ("DELETE", "/api/v1/customer/1", None),
 ]
 

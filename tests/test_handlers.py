@@ -190,6 +190,28 @@ async def test_delete_with_an_empty_body(
     await api.raw(pieces, status, pause=pause)
 
 
+async def test_update_at_the_path_of_the_customer(
+    api: ApiClient, four_purchases: list[int]
+) -> None:
+    """It is that of the purchase; at another customer's path there is none such."""
+    before = (await api("GET /api/v1/customer")).data
+    for owner in (2, 3):
+        await api(f"PATCH /api/v1/customer/{owner}/purchase/1", {"quantity": 9}, 404)
+        await api(f"PUT /api/v1/customer/{owner}/purchase/1", PHONE, 404)
+    assert (await api("GET /api/v1/customer")).data == before
+    path = "/api/v1/customer/1/purchase/1"
+    changed = await api(f"PATCH {path}", {"quantity": 9})
+    assert changed.data == {**changed.data, **PHONE, "quantity": 9}
+    replaced = await api(f"PUT {path}", {"purchase_name": "x", "quantity": 1})
+    read = await api(f"GET {path}")
+    assert replaced.json == read.json
+    for name in ("ETag", "Content-Location"):
+        wanted = path if name == "Content-Location" else read.headers[name]
+        assert replaced.headers[name] == wanted
+    await api("DELETE /api/v1/customer/1")
+    await api(f"PATCH {path}", {"quantity": 9}, 404)
+
+
 async def test_largest_id(api: ApiClient) -> None:
     await api(f"GET /api/v1/customer/{MAX_ID}", None, 404)
     await api(f"PATCH /api/v1/purchase/{MAX_ID}", PHONE, 404)

@@ -143,6 +143,7 @@ WRITES: dict[str, Any] = {
     "POST /api/v1/purchase/1": PHONE,
     "PATCH /api/v1/purchase/1": {"quantity": 9},
     "PUT /api/v1/purchase/1": {"purchase_name": "x", "quantity": 1},
+    "PATCH /api/v1/customer/1/purchase/1": {"quantity": 10},
     "DELETE /api/v1/purchase/2": {"purchase_name": "y", "quantity": 2},
     "PATCH /api/v1/customer/1": {"name": "Ann", "address": ""},
     "DELETE /api/v1/purchase/1": {"purchase_ids": [3, 1, 99]},

@@ -200,7 +200,7 @@ class Model:
         number = self.any_of("purchase")
         quantity = self.chance.randint(1, 3)
         known = number in self.there("purchase")
-        changed = self.write(known, db.update_purchase, number, None, quantity)
+        changed = self.write(known, db.update_purchase, None, number, None, quantity)
         if changed:
             row, change = changed
             values = (row.purchase_name, quantity, row.last_updated_on)

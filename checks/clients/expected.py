@@ -84,6 +84,10 @@ EXPECTED: dict[str, object] = {
     "undo a change again": _problem(
         409, "Conflict", "It was undone already, by change 8."
     ),
+    "update a customer's purchase, by PATCH": _ok(
+        {**TWELVE_PRO, "quantity": 5, **UPDATED}
+    ),
+    "update a customer's purchase, by PUT": _ok({**TWELVE_PRO, **UPDATED}),
     "delete purchases 1 and 9": _deleted(1),
     "delete purchases 2, 3 and 6": _deleted(1),
     "delete all purchases": _deleted(0),
@@ -91,13 +95,13 @@ EXPECTED: dict[str, object] = {
         404, "Not Found", "There is no such purchase."
     ),
     "delete customer": _deleted(0),
-    "undo the deletion of a customer": _ok({"change": "13", "undoes": "12", "rows": 1}),
+    "undo the deletion of a customer": _ok({"change": "15", "undoes": "14", "rows": 1}),
     "erase customer": _deleted(0),
     "undo a change of a customer who was erased": _problem(
         410, "Gone", "What this was about was deleted or erased since."
     ),
     "import a file, dry": _ok({"change": None, "customers": 1, "purchases": 1}),
-    "import a file": _ok({"change": "15", "customers": 1, "purchases": 1}),
+    "import a file": _ok({"change": "17", "customers": 1, "purchases": 1}),
     "sum up by day": _ok(
         [{"key": "2019-11-30", "label": "2019-11-30", "purchases": 1, "quantity": 2}]
     ),

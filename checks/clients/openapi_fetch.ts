@@ -24,11 +24,12 @@ function keep<T>(name: string, { data, error }: Reply<T>): T | undefined {
   return data;
 }
 
+const pro = { purchase_name: "Iphone 12 Pro", quantity: 40 };
+
 async function changeAll() {
   const customer = { customer_id: 1 };
   const ten = { purchase_name: "Iphone 10 Pro", quantity: 4 };
   const twelve = { purchase_name: "Iphone 12", quantity: 4 };
-  const pro = { purchase_name: "Iphone 12 Pro", quantity: 40 };
   const john = { name: "John Doe", address: "Amsterdam, NL" };
   const created = keep("create customer", await POST("/api/v1/customer", { body: john }));
   const params = { path: { id: created!.data.id } };
@@ -79,6 +80,11 @@ async function seeHistory(after: string) {
   const params = { path, header: { "Idempotency-Key": "two" } };
   keep("undo a change", await POST("/api/v1/changes/{change_id}/undo", { params }));
   keep("undo a change again", await POST("/api/v1/changes/{change_id}/undo", { params: { path } }));
+  const purchase = { params: { path: { customer_id: 1, purchase_id: 2 } } };
+  const changed = await PATCH("/api/v1/customer/{customer_id}/purchase/{purchase_id}", { ...purchase, body: { quantity: 5 } });
+  keep("update a customer's purchase, by PATCH", changed);
+  const replaced = await PUT("/api/v1/customer/{customer_id}/purchase/{purchase_id}", { ...purchase, body: pro });
+  keep("update a customer's purchase, by PUT", replaced);
 }
 
 async function deleteAll() {

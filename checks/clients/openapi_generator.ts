@@ -32,10 +32,11 @@ async function keep<T>(name: string, reply: Promise<T>): Promise<T | undefined> 
   }
 }
 
+const pro = { purchaseName: "Iphone 12 Pro", quantity: 40 };
+
 async function changeAll() {
   const ten = { purchaseName: "Iphone 10 Pro", quantity: 4 };
   const twelve = { purchaseName: "Iphone 12", quantity: 4 };
-  const pro = { purchaseName: "Iphone 12 Pro", quantity: 40 };
   const john = { name: "John Doe", address: "Amsterdam, NL" };
   const created = await keep("create customer", customers.createCustomer({ newCustomer: john }));
   const id = created!.data.id;
@@ -79,6 +80,11 @@ async function seeHistory(after: string) {
   const changeId = followed!.data[0].change;
   await keep("undo a change", history.undoChange({ changeId, idempotencyKey: "two" }));
   await keep("undo a change again", history.undoChange({ changeId }));
+  const purchase = { customerId: 1, purchaseId: 2 };
+  const changed = purchases.changeCustomerPurchase({ ...purchase, purchaseChanges: { quantity: 5 } });
+  await keep("update a customer's purchase, by PATCH", changed);
+  const replaced = purchases.replaceCustomerPurchase({ ...purchase, purchaseValues: pro });
+  await keep("update a customer's purchase, by PUT", replaced);
 }
 
 async function deleteAll() {

@@ -21,12 +21,14 @@ from generated.api.history import read_change, read_changes, undo_change
 from generated.api.imports import import_file
 from generated.api.purchases import (
     add_purchase,
+    change_customer_purchase,
     change_purchase,
     delete_purchases,
     download_purchases,
     list_customer_purchases,
     list_purchases,
     read_purchase,
+    replace_customer_purchase,
     replace_purchase,
     summarize_purchases,
 )
@@ -131,6 +133,11 @@ def see_history(client: AuthenticatedClient, cursor: str) -> None:
     undone = undo_change.sync(change, client=client, idempotency_key="two")
     keep("undo a change", undone)
     keep("undo a change again", undo_change.sync(change, client=client))
+    five = models.PurchaseChanges(quantity=5)
+    changed = change_customer_purchase.sync(1, 2, client=client, body=five)
+    keep("update a customer's purchase, by PATCH", changed)
+    replaced = replace_customer_purchase.sync(1, 2, client=client, body=PRO)
+    keep("update a customer's purchase, by PUT", replaced)
 
 
 def delete_all(client: AuthenticatedClient) -> None:

@@ -195,14 +195,17 @@ def headers_of(operation: Operation, status: int) -> set[str]:
 
 
 FILE = b"customer_id,purchase_name,quantity\n1,Iphone 12,4\n"
+ONE_PURCHASE = "/api/v1/customer/1/purchase/1"
 WRITES: list[tuple[str, str, object, int]] = [
     ("create_customer", "POST /api/v1/customer", JOHN, 201),
     ("add_purchase", "POST /api/v1/purchase/1", PHONE, 201),
     ("change_customer", "PATCH /api/v1/customer/1", {"name": "Jane"}, 200),
     ("change_purchase", "PATCH /api/v1/purchase/1", {"quantity": 5}, 200),
     ("replace_purchase", "PUT /api/v1/purchase/1", PHONE, 200),
+    ("change_customer_purchase", f"PATCH {ONE_PURCHASE}", {"quantity": 5}, 200),
+    ("replace_customer_purchase", f"PUT {ONE_PURCHASE}", PHONE, 200),
     ("delete_purchases", "DELETE /api/v1/purchase/1", {"delete_all": True}, 200),
-    ("undo_change", "POST /api/v1/changes/6/undo", None, 201),
+    ("undo_change", "POST /api/v1/changes/8/undo", None, 201),
     ("import_file", "POST /api/v1/imports", FILE, 201),
     ("erase_customer", "DELETE /api/v1/customer/1?purge=true", None, 200),
 ]

@@ -18,6 +18,7 @@ import storage.engine
 from api.auth import Authenticator
 from api.database import DATABASE
 from runtime.settings import Settings
+from storage.engine import StartupError
 from tests.support import (
     ENGINES,
     JOHN,
@@ -51,13 +52,36 @@ def postgresql_cluster() -> Iterator[Any]:
         yield cluster
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that names a PostgreSQL database for the tests."""
+    text = "an empty PostgreSQL database for the tests of both engines, emptied by each"
+    parser.addoption("--database-url", metavar="URL", help=text)
+
+
+@pytest.fixture(scope="session")
+def given_database(pytestconfig: pytest.Config) -> Any:
+    """Return the database that --database-url names, None without."""
+    if not (url := pytestconfig.getoption("database_url")):
+        return None
+    given = importlib.import_module("tests.given_database")
+    try:
+        return given.GivenDatabase(url)
+    except (ValueError, StartupError) as exc:
+        return pytest.exit(str(exc), pytest.ExitCode.USAGE_ERROR)
+
+
 @pytest.fixture(params=ENGINES)
-def database_url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
-    """Return the URL of a database of the test's own, not created yet or empty."""
+def database_url(
+    request: pytest.FixtureRequest, sqlite_path: Path, given_database: Any
+) -> Iterator[str]:
+    """Yield the URL of a database of the test's own, not created yet or empty."""
     if request.param == "sqlite":
-        return f"sqlite:///{sqlite_path}"
-    url: str = request.getfixturevalue("postgresql_cluster").new_schema()
-    return url
+        yield f"sqlite:///{sqlite_path}"
+    elif given_database is None:
+        yield request.getfixturevalue("postgresql_cluster").new_schema()
+    else:
+        yield given_database.url
+        given_database.clear()
 
 
 @pytest.fixture

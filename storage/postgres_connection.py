@@ -15,7 +15,13 @@ from storage.engine import (
     UnavailableError,
     Unit,
 )
-from storage.postgres_hosts import CONNECT_SECONDS, ERRORS, LOST, asyncpg
+from storage.postgres_hosts import (
+    CONNECT_SECONDS,
+    ERRORS,
+    LOST,
+    StalePrimaryError,
+    asyncpg,
+)
 
 LOCK_SECONDS = 2.0
 """How long a statement waits for a row that another transaction holds."""
@@ -73,6 +79,7 @@ ERROR_MESSAGES = {
 FULL = {"53100", "2200H"}
 """The disk is full, or the last id was given."""
 READ_ONLY = "25006"
+NOT_PERMITTED = "42501"
 COLLISIONS = {"40001", "40P01", "26000"}
 """Serialization failure, deadlock, a prepared statement that is gone: undone, and worth
 another attempt."""
@@ -103,6 +110,8 @@ def reason_of(exc: Exception) -> str | None:
             return "the database did not answer in time"
         case asyncpg.TargetServerAttributeNotMatched():
             return "no server of the database takes this work now"
+        case StalePrimaryError():
+            return str(exc)
         case OSError():
             return "the database cannot be reached"
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():

@@ -19,15 +19,17 @@ from storage.engine import (
 from storage.postgres_connection import (
     CUT_OFF,
     ERROR_MESSAGES,
+    NOT_PERMITTED,
     READ_ONLY,
     TOO_MANY_CONNECTIONS,
     UNIT_SECONDS,
     PostgresConnection,
+    UncertainError,
     code_of,
     is_collision,
     translate,
 )
-from storage.postgres_hosts import ERRORS, HostList
+from storage.postgres_hosts import ERRORS, HostList, retrieve
 
 WRITERS, READERS, SCANNERS, REPORTERS = 8, 4, 2, 2
 """How many connections each pool opens at the most."""
@@ -38,6 +40,10 @@ RELEASE_SECONDS, RELEASE_TRIES = 0.05, 20
 """How often, and how many times, to try whether a closed connection made room."""
 IDLE_SECONDS = 60.0
 """How long a pool keeps more than one connection that it does not use."""
+CHECK_SECONDS = 3.0
+"""How long it may take to find out whether the database can be used."""
+SLOW_SECONDS = 1.0
+"""Past this a unit may wait for a standby that is gone."""
 SIZE_SECONDS = 10.0
 """How old the size that the metrics show may become."""
 
@@ -54,8 +60,12 @@ class ConnectionPool:
         self.reporting = reporting
         """Whether a unit sees one snapshot, and ends when its caller goes away."""
         self.idle: list[PostgresConnection] = []
-        self.busy = self.connecting = 0
-        """How many connections run a unit, and how many are being opened."""
+        self.running: dict[PostgresConnection, float] = {}
+        """The connections that run a unit, and since when by the loop's clock."""
+        self.connecting = 0
+        """How many connections are being opened."""
+        self.doubtful = False
+        """Whether the outcome of a commit was unknown, since one last succeeded."""
         self.waiting = 0
         self.units = 0
         self.unit_seconds = 0.0
@@ -120,11 +130,12 @@ class ConnectionPool:
         connection, sound, began = None, False, time()
         try:
             connection = await self._take()
-            self.busy += 1
             began = time()  # a new connection is no part of what units take
+            self.running[connection] = began
             result = await connection.run(query, *args)
             sound = True
         except Exception as exc:
+            self.doubtful |= isinstance(exc, UncertainError)
             sound = connection is not None and await connection.recover(exc)
             raise
         finally:  # a time limit comes as a cancellation, and leaves it unsound
@@ -164,7 +175,7 @@ class ConnectionPool:
 
     def _is_any_in_use(self) -> bool:
         """Return whether a connection of any pool is to be put back some time."""
-        return any(pool.busy or pool.connecting for pool in self.siblings)
+        return any(pool.running or pool.connecting for pool in self.siblings)
 
     async def _close_idle_sibling(self) -> bool:
         """Close a connection that another pool does not use; return whether one is."""
@@ -211,7 +222,7 @@ class ConnectionPool:
         """Keep a connection, or close it and begin a generation without its like."""
         # After one connection has found that a host is gone or became a standby, the
         # others need not find it one by one.
-        self.busy -= 1
+        del self.running[connection]
         self.returned.set()
         if sound:
             loop = asyncio.get_running_loop()
@@ -226,6 +237,17 @@ class ConnectionPool:
         connection.raw.terminate()
         if connection.generation == self.hosts.generation:
             self.hosts.generation += 1
+
+    def is_doubtful(self) -> bool:
+        """Return whether commits may not come to an end, though writes begin."""
+        late = asyncio.get_running_loop().time() - SLOW_SECONDS
+        return self.doubtful or any(began < late for began in self.running.values())
+
+    def cut_off(self) -> None:
+        """Cut what waits for a host that is no longer the one to be used."""
+        for connection in self.running:
+            if connection.generation != self.hosts.generation:
+                connection.raw.terminate()
 
     async def close(self) -> None:
         """Finish the units that were accepted, then close the connections."""
@@ -257,6 +279,8 @@ class PostgresEngine:
         self.report = self.reporter.submit
         self.write = self.write_alone = self.writer.submit
         self.name = "PostgreSQL"
+        self._checking: asyncio.Task[str] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._size = 0
         self._size_due = 0.0
 
@@ -264,6 +288,9 @@ class PostgresEngine:
     async def open(cls, url: str) -> "PostgresEngine":
         """Open a database that `create_or_migrate` has accepted; it may be away now."""
         engine = cls(url)
+        if engine.hosts.is_watched:
+            watch = engine.hosts.watch(engine.writer.cut_off)
+            engine._watching = asyncio.create_task(watch)
         with suppress(UnavailableError):
             await engine.check()
         return engine
@@ -282,19 +309,56 @@ class PostgresEngine:
             self._size = size.result()
 
     async def check(self) -> None:
-        """Try to read and to begin a write. UnavailableError."""
-        await self.write(_begin_to_write)
+        """Try to read and to begin a write, or to commit one. UnavailableError.
+
+        All who ask wait for the same trial, and for CHECK_SECONDS at the most.
+        """
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._try_all())
+            self._checking.add_done_callback(retrieve)
+        await asyncio.wait((self._checking,), timeout=CHECK_SECONDS)
+        if not self._checking.done():
+            raise UnavailableError("the database did not answer in time")
+        self.name = self._checking.result()
+
+    async def _try_all(self) -> str:
+        """Return the database and its version. UnavailableError."""
+        if self.writer.is_doubtful():
+            await self._try_commit()
+        else:
+            await self.write(_begin_to_write)
         version: str = await self.read(_read_value, SHOW_VERSION)
-        self.name = f"PostgreSQL {version.partition(' ')[0]}"
+        return f"PostgreSQL {version.partition(' ')[0]}"
+
+    async def _try_commit(self) -> None:
+        """See whether commits come to an end. UnavailableError."""
+        self.writer.doubtful, doubtful = False, self.writer.doubtful
+        try:
+            await self.write(_commit)
+        except Exception as exc:
+            self.writer.doubtful |= doubtful
+            # A user who may not write this table may well write the others.
+            if code_of(exc.__cause__ or exc) != NOT_PERMITTED:
+                raise
+            await self.write(_begin_to_write)
 
     async def close(self) -> None:
         """Close the pools."""
+        tasks = [task for task in (self._checking, self._watching) if task]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await asyncio.gather(*(pool.close() for pool in self.pools.values()))
+        await self.hosts.close()
 
 
 SHOW_READ_ONLY = Statement("SHOW transaction_read_only")
 SELECT_SIZE = Statement("SELECT pg_database_size(current_database())")
 SHOW_VERSION = Statement("SHOW server_version")
+WRITE_ANYTHING = Statement(
+    "UPDATE customer_purchase_schema SET version = version RETURNING version"
+)
 
 
 def _begin_to_write() -> Unit[None]:
@@ -303,6 +367,11 @@ def _begin_to_write() -> Unit[None]:
     if rows[0][0] == "on":
         raise UnavailableError(ERROR_MESSAGES[READ_ONLY])
     yield from read_anything()
+
+
+def _commit() -> Unit[None]:
+    """Commit something that changes nothing."""
+    yield WRITE_ANYTHING, ()
 
 
 def _read_value(statement: Statement) -> Unit[Any]:

@@ -1,6 +1,8 @@
 """The servers and parameters that a PostgreSQL URL names."""
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from storage.engine import StartupError
@@ -13,7 +15,9 @@ except ImportError as exc:
     ) from exc
 
 CONNECT_SECONDS = 2.0
-"""How long one host may take to let a connection in."""
+"""How long one host may take to let a connection in, and to say what it is."""
+WATCH_SECONDS = 2.0
+"""How often the hosts that are not in use are asked whether one was promoted."""
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 ERRORS = (*LOST, asyncpg.PostgresError)
@@ -50,11 +54,69 @@ REFUSED = {
 """Parameters of libpq and of other drivers that cannot be honoured, and what to do."""
 
 
-class HostList:
-    """The servers that a URL names, first the one that accepted a connection last.
+PROBE = """
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'off', {}"""
+# The first eight hexadecimal digits of a WAL file's name are its timeline: every
+# promotion begins a higher one.
+TIMELINE = """CASE WHEN pg_is_in_recovery() THEN '0'
+ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END"""
+PROBES = (PROBE.format(TIMELINE), PROBE.format("'0'"))
+"""The second is for an engine or a user that knows no timelines."""
+WITHOUT_TIMELINE = (
+    asyncpg.UndefinedFunctionError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.FeatureNotSupportedError,
+)
 
-    asyncpg takes several hosts too, but has one time limit for all of them: a machine
-    that has vanished would keep it from the next. StartupError for a parameter that
+
+class StalePrimaryError(asyncpg.InterfaceError):  # type: ignore[misc]  # it has no types
+    """A primary was found that another one has replaced."""
+
+
+STALE_PRIMARY = (
+    "the only primary found is behind one seen before; if an older database was "
+    "restored on purpose, restart this server"
+)
+NO_PRIMARY = "it takes no writes, or is a standby"
+
+
+class HostState(NamedTuple):
+    """What a host says it is."""
+
+    is_primary: bool
+    is_writable: bool
+    timeline: int
+    """0 where it is not known, and of a standby."""
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Return what makes one primary better than another."""
+        return self.timeline, self.is_writable
+
+
+async def probe(raw: Any) -> HostState:
+    """Ask a host what it is. Errors of asyncpg."""
+    # In a transaction, for a pooler may give each transaction another connection.
+    for query in PROBES:
+        await raw.execute("BEGIN")
+        try:
+            standby, writable, timeline = await raw.fetchrow(query)
+        except WITHOUT_TIMELINE:
+            await raw.execute("ROLLBACK")
+            if query is PROBES[-1]:
+                raise
+        else:
+            await raw.execute("COMMIT")
+            break
+    return HostState(not standby, writable, int(timeline, 16))
+
+
+class HostList:
+    """The servers that a URL names, first the one in use.
+
+    Of several it is the primary of the highest timeline, and never one of a lower
+    timeline than was seen before: a server that was cut off from those which promoted
+    another may take itself for the primary still. StartupError for a parameter that
     cannot be honoured.
     """
 
@@ -74,30 +136,198 @@ class HostList:
             self.settings = {}
         self.generation = 0
         """Counts the times when all connections were found to be of no more use."""
+        self.timeline = 0
+        """The highest that a primary was seen to have."""
+        self._chosen = -1
+        """The generation for which the first host was chosen."""
+        self._choice: asyncio.Task[None] | None = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Return whether there is a choice of hosts."""
+        return len(self.urls) > 1 and not self.asks
 
     async def connect(self, writing: bool = True) -> Any:
-        """Return a connection to the first host that accepts one. Errors of asyncpg.
+        """Return a connection to the primary. Errors of asyncpg.
 
-        A primary that takes no writes just now is good enough for reading.
+        One that takes no writes just now is good enough for reading.
         """
-        attributes = "read-write" if writing else "primary"
+        if self.asks:
+            return await self._connect_in_turn()
+        if self.is_watched:
+            await self._choose()
+            try:
+                return await self._connect_suitable(writing)
+            except asyncpg.TooManyConnectionsError:
+                raise
+            except ERRORS:  # the one chosen may have failed since
+                self._chosen = -1
+            await self._choose()
+        return await self._connect_suitable(writing)
+
+    async def _connect_in_turn(self) -> Any:
+        """Return a connection to the first host that is what the URL asks for."""
+        # asyncpg takes several hosts too, but has one time limit for all of them: a
+        # machine that has vanished would keep it from the next.
         error: Exception = OSError()
         for url in tuple(self.urls):
             try:
-                connection = await asyncpg.connect(
-                    url,
-                    timeout=self.connect_seconds,
-                    max_cached_statement_lifetime=0,
-                    server_settings=self.settings,
-                    target_session_attrs=None if self.asks else attributes,
-                )
+                raw = await self._connect(url, None)
             except ERRORS as exc:
                 error = exc
             else:
-                self.urls.remove(url)
-                self.urls.insert(0, url)
-                return connection
+                self._put_first(url)
+                return raw
         raise error
+
+    async def _connect(self, url: str, attributes: str | None) -> Any:
+        return await asyncpg.connect(
+            url,
+            timeout=self.connect_seconds,
+            max_cached_statement_lifetime=0,
+            server_settings=self.settings,
+            target_session_attrs=attributes,
+        )
+
+    async def _open(self, url: str) -> tuple[Any, HostState]:
+        """Return a connection and what its host is. Errors of asyncpg."""
+        raw = await self._connect(url, "any")
+        try:
+            async with asyncio.timeout(self.connect_seconds):
+                return raw, await probe(raw)
+        except BaseException:
+            raw.terminate()
+            raise
+
+    async def _connect_suitable(self, writing: bool) -> Any:
+        """Return a connection to the first host if it is a primary, and not stale."""
+        raw, state = await self._open(self.urls[0])
+        try:
+            self._refuse_unsuitable(state, writing)
+        except ERRORS:
+            raw.terminate()
+            raise
+        self.timeline = max(self.timeline, state.timeline)
+        return raw
+
+    def _refuse_unsuitable(self, state: HostState, writing: bool) -> None:
+        """Raise an error of asyncpg for a host that is not to be used."""
+        if not state.is_primary or (writing and not state.is_writable):
+            raise asyncpg.TargetServerAttributeNotMatched(NO_PRIMARY)
+        if 0 < state.timeline < self.timeline:
+            raise StalePrimaryError(STALE_PRIMARY)
+
+    def _put_first(self, url: str) -> None:
+        self.urls.remove(url)
+        self.urls.insert(0, url)
+
+    async def _choose(self) -> None:
+        """Choose a host once in a generation, for all who wait. Errors of asyncpg."""
+        if self._chosen == self.generation:
+            return
+        if self._choice is None or self._choice.done():
+            self._choice = asyncio.create_task(self._choose_primary(self.generation))
+            self._choice.add_done_callback(retrieve)
+        await asyncio.shield(self._choice)
+
+    async def _choose_primary(self, generation: int) -> None:
+        """Put the primary first that has the highest timeline. Errors of asyncpg."""
+        states: dict[str, HostState] = {}
+        errors: list[Exception] = []
+        looks = [asyncio.create_task(self._look(url)) for url in self.urls]
+        try:
+            for look in asyncio.as_completed(looks):
+                url, found = await look
+                if isinstance(found, Exception):
+                    errors.append(found)
+                    continue
+                states[url] = found
+                # A new promotion; else one of the others may know of one.
+                if found.is_primary and 0 < self.timeline < found.timeline:
+                    break
+        finally:
+            for task in looks:
+                task.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+        primaries = [url for url in self.urls if url in states]
+        primaries = [url for url in primaries if states[url].is_primary]
+        if not primaries:
+            _raise_most_telling(errors, bool(states))
+        # max() takes the first of equals: the one in use, or as the URL has it
+        best = max(primaries, key=lambda url: states[url].rank)
+        if 0 < states[best].timeline < self.timeline:
+            raise StalePrimaryError(STALE_PRIMARY)
+        self._put_first(best)
+        self._chosen = generation
+
+    async def _look(self, url: str) -> tuple[str, HostState | Exception]:
+        """Return a host and what it is, or why that is not known."""
+        try:
+            raw, state = await self._open(url)
+        except ERRORS as exc:
+            return url, exc
+        raw.terminate()
+        return url, state
+
+    async def watch(self, leave: Callable[[], None]) -> None:
+        """Look for a newer primary until cancelled; `leave` is called when there is.
+
+        A stale one may answer as if nothing had happened.
+        """
+        kept: dict[str, Any] = {}
+        try:
+            while True:
+                await asyncio.sleep(WATCH_SECONDS)
+                if self.urls[0] in kept:  # it is in use now
+                    kept.pop(self.urls[0]).terminate()
+                looks = (self._look_again(url, kept) for url in self.urls[1:])
+                timelines = await asyncio.gather(*looks, return_exceptions=True)
+                newest = max(
+                    (one for one in timelines if isinstance(one, int)), default=0
+                )
+                if newest > self.timeline > 0:
+                    self.timeline = newest
+                    self.generation += 1
+                    leave()
+        finally:
+            for raw in kept.values():
+                raw.terminate()
+
+    async def close(self) -> None:
+        """Give up what is still being asked."""
+        if self._choice is not None:
+            self._choice.cancel()
+            await asyncio.wait((self._choice,))
+
+    async def _look_again(self, url: str, kept: dict[str, Any]) -> int:
+        """Return the timeline of a primary, else 0; the connection is kept."""
+        try:
+            if url in kept:
+                async with asyncio.timeout(self.connect_seconds):
+                    state = await probe(kept[url])
+            else:
+                kept[url], state = await self._open(url)
+        except ERRORS:
+            if url in kept:
+                kept.pop(url).terminate()
+            return 0
+        return state.timeline if state.is_primary else 0
+
+
+def _raise_most_telling(errors: list[Exception], found_any: bool) -> None:
+    """Raise why there is no primary: what a server said, before what none said."""
+    for error in errors:
+        if isinstance(error, asyncpg.PostgresError):
+            raise error
+    if found_any:
+        raise asyncpg.TargetServerAttributeNotMatched(NO_PRIMARY)
+    raise errors[0]
+
+
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Take note of an error that nobody may wait for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def read_parameters(query: str) -> tuple[dict[str, str], float]:

@@ -215,7 +215,7 @@ async def test_no_more_connections_than_said(engine: Any) -> None:
     module = importlib.import_module(POSTGRES)
     await asyncio.gather(*(add(engine) for _ in range(200)))
     assert 1 < len(engine.writer.idle) <= module.WRITERS
-    assert engine.writer.busy == 0
+    assert not engine.writer.running
     found = [engine.scan(db.find_customers, "x", False, 0, 5) for _ in range(20)]
     await asyncio.gather(*found)
     assert len(engine.scanner.idle) <= module.SCANNERS

@@ -12,13 +12,10 @@ the database is held against the clients' write log.
 
 import argparse
 import asyncio
-import sqlite3
 import sys
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
-
-import asyncpg
 
 from checks.failover.pair import (
     ANSWER_SECONDS,
@@ -30,9 +27,10 @@ from checks.failover.pair import (
     fail_over,
     stop_for_a_while,
 )
+from checks.failover.rows import export, judge_rows
 from checks.support.postgres_cluster import folders
 from checks.support.server_process import Server, print_table, serving
-from checks.support.write_log import Outcome, audit, new_session
+from checks.support.write_log import new_session
 
 
 def judge_answers(load: Load, figures: Figures) -> None:
@@ -56,53 +54,6 @@ def judge_answers(load: Load, figures: Figures) -> None:
     right = longest <= ANSWER_SECONDS
     most = f"≤ {ANSWER_SECONDS:.0f} s"
     figures.judge("longest answer", most, f"{longest:.2f} s", right)
-
-
-async def export(url: str, file: Path) -> None:
-    """Write what the database holds into a SQLite file, for the write log's audit."""
-    connection = await asyncpg.connect(url)
-    try:
-        customers = await connection.fetch(
-            "SELECT id, name, address, deleted FROM customer"
-        )
-        purchases = await connection.fetch(
-            "SELECT id, purchase_name, quantity, customer_id FROM purchases"
-        )
-        hidden = await connection.fetch("SELECT customer_id, first, last FROM hidden")
-    finally:
-        await connection.close()
-    with closing(sqlite3.connect(file)) as copy, copy:
-        copy.execute("CREATE TABLE customer (id, name, address, deleted)")
-        copy.execute(
-            "CREATE TABLE purchases (id, purchase_name, quantity, customer_id)"
-        )
-        copy.execute("CREATE TABLE hidden (customer_id, first, last)")
-        copy.executemany("INSERT INTO customer VALUES (?, ?, ?, ?)", customers)
-        copy.executemany("INSERT INTO hidden VALUES (?, ?, ?)", hidden)
-        copy.executemany("INSERT INTO purchases VALUES (?, ?, ?, ?)", purchases)
-
-
-def judge_rows(load: Load, file: Path, figures: Figures) -> None:
-    """Hold the rows against the write log."""
-    outcomes = load.log.outcomes()
-    acknowledged = outcomes[Outcome.ACKNOWLEDGED]
-    found = audit(load.log, file)
-    figures.judge("writes acknowledged", "> 0", f"{acknowledged:,}", acknowledged > 0)
-    repeated = sum(client.repeated for client in load.clients)
-    figures.judge("additions repeated under their keys", "-", f"{repeated:,}", True)
-    unknown = outcomes[Outcome.UNKNOWN]
-    figures.judge("rows of updates nobody knew of", "-", found.unknown_there, True)
-    figures.judge("writes without an answer", 0, unknown, unknown == 0)
-    for what, rows in (
-        ("acknowledged, lost", found.lost),
-        ("there twice", found.twice),
-        ("half or orphaned", found.half),
-        ("refused or deleted, there", found.refused),
-        ("of nobody", found.stray),
-    ):
-        figures.judge(what, 0, len(rows), not rows)
-    figures.breaches += [*found.breaches(), *load.log.wrong]
-    figures.judge("rows at the end", "-", f"{found.rows:,}", True)
 
 
 def judge_servers(servers: list[Server], pids: list[int], figures: Figures) -> None:
@@ -141,7 +92,8 @@ async def run(folder: Path, rounds: int, fault: str, seconds: float) -> Figures:
             await load.finish()
         judge_answers(load, figures)
         await export(pair.primary.url, folder / "rows.sqlite3")
-        judge_rows(load, folder / "rows.sqlite3", figures)
+        repeated = sum(client.repeated for client in load.clients)
+        judge_rows(load.log, repeated, folder / "rows.sqlite3", figures)
         judge_servers(servers, pids, figures)
     return figures
 

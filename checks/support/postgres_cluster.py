@@ -39,6 +39,17 @@ NO_FSYNC = {"fsync": "off", "full_page_writes": "off"}
 """For tests alone: what is committed is in memory when the commit returns."""
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and its children, by /proc (Linux)."""
+    found = [pid]
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = entry.read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid:
+                found.append(int(entry.parent.name))
+    return found
+
+
 def _ordinary() -> dict[str, Any]:
     """Return what makes a subprocess an ordinary user's."""
     if os.name != "posix" or os.geteuid() != 0:
@@ -177,13 +188,7 @@ class Cluster:
     def processes(self) -> list[int]:
         """Return the first process and its children, by /proc (Linux)."""
         assert self.process is not None
-        found = [self.process.pid]
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                parent = entry.read_text().rpartition(")")[2].split()[1]
-                if int(parent) == self.process.pid:
-                    found.append(int(entry.parent.name))
-        return found
+        return family(self.process.pid)
 
     def promote(self) -> None:
         """Make a standby the primary, and wait until it is."""

@@ -1,0 +1,1 @@
+"""Three PostgreSQL servers under Patroni that fail in turn."""

@@ -104,6 +104,11 @@ def parse_haproxy(path: Path, folder: Path) -> None:
     run(tool("haproxy"), "-c", "-f", path)
 
 
+def parse_yaml(path: Path, folder: Path) -> None:
+    """Parse YAML; a check of its own runs the file."""
+    importlib.import_module("yaml").safe_load(path.read_text("utf-8"))
+
+
 def parse_prometheus(path: Path, folder: Path) -> None:
     """Let Prometheus read its file."""
     run(tool("promtool"), "check", "config", path)
@@ -155,7 +160,8 @@ PARSERS: dict[str, Callable[[Path, Path], None]] = {
     "*.timer": parse_unit,
     "nginx.conf": parse_nginx,
     "Caddyfile": parse_caddy,
-    "haproxy.cfg": parse_haproxy,
+    "haproxy*.cfg": parse_haproxy,
+    "patroni.yml": parse_yaml,
     "prometheus.yml": parse_prometheus,
     "litestream.yml": parse_litestream,
     "docker-compose*.yml": parse_compose,

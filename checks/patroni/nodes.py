@@ -29,6 +29,7 @@ RUN_ITSELF = "import subprocess, sys; subprocess.check_call((sys.executable, '-V
 NETWORK = """
 defaults
     mode tcp
+    retries 0
     timeout connect 2s
     timeout client 1h
     timeout server 1h
@@ -61,7 +62,7 @@ def as_ordinary(python: Path) -> list[str]:
     user = pwd.getpwnam(ORDINARY_USER)
     plain = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
     plain.append("--clear-groups")
-    trial = [*plain, python, "-c", RUN_ITSELF]
+    trial = [*plain, str(python), "-c", RUN_ITSELF]
     if not subprocess.run(trial, capture_output=True).returncode:
         return plain
     reading = "+dac_read_search"

@@ -47,6 +47,7 @@ async def try_fault(
     await fault.begin(group, leader)
     if fault.end is not None:
         await group.leader(but=leader)
+        await asyncio.sleep(STEADY_SECONDS)  # until the promotion is over
     since = time.monotonic()
     for way in ways:
         await way.until_acknowledged(since, limit)

@@ -22,34 +22,25 @@ from storage.postgres_hosts import (
     StalePrimaryError,
     asyncpg,
 )
+from storage.postgres_pooler import WANDERED, is_pooler_full
+from storage.postgres_settings import (
+    DURABLE_SESSION,
+    LIMITS,
+    READ_COMMITTED,
+    STATEMENT_SECONDS,
+    TEXT,
+    Settings,
+    begin,
+    session,
+)
 
-LOCK_SECONDS = 2.0
-"""How long a statement waits for a row that another transaction holds."""
-STATEMENT_SECONDS = 8.0
-"""How long a statement may run until the server ends it."""
 RECENT_SECONDS = 0.1
 """How old the rows of a RecentStatement may be."""
-UNIT_SECONDS = 10.0
-"""How long a unit may take with all its attempts; then its connection is given up."""
 
-DURABLE = """
-SELECT set_config(
-    'synchronous_commit', CASE WHEN found = 'off' THEN 'on' ELSE found END, false)
-FROM current_setting('synchronous_commit') AS found;
-"""
-"""A commit is on the disk, or on as many disks as the server was told to wait for. Set
-in every session, for a reload of the server changes only what no session has set."""
-SETTINGS = f"""{DURABLE}
-SET client_min_messages = 'warning';
-SET timezone = 'UTC';
-SET datestyle = 'ISO';
-SET default_transaction_isolation = 'read committed';
-SET statement_timeout = '{STATEMENT_SECONDS}s';
-SET lock_timeout = '{LOCK_SECONDS}s';
-SET idle_in_transaction_session_timeout = '{UNIT_SECONDS}s';
-"""
-BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-READ_SETTINGS = f"{SETTINGS} SET default_transaction_read_only = on;"
+SESSION = DURABLE_SESSION + session({**TEXT, **READ_COMMITTED, **LIMITS})
+READ_SESSION = f"{SESSION} SET default_transaction_read_only = on;"
+SNAPSHOT = "REPEATABLE READ"
+BEGIN_SNAPSHOT = f"BEGIN ISOLATION LEVEL {SNAPSHOT} READ ONLY"
 
 
 def time_text(text: str) -> str:
@@ -60,19 +51,23 @@ def time_text(text: str) -> str:
 
 # postgresql.org/docs/current/errcodes-appendix.html: whole codes, and classes
 ERROR_MESSAGES = {
+    "0A": "the database cannot do this",
     "08": "the connection to the database was lost",
     "25006": "the database is read-only",
     "25P": "a transaction stood idle for too long",
+    "26000": "its sessions change between statements",
     "28": "the database refuses its user or password",
     "3D": "there is no such database",
     "40": "too many writes collided",
     "42501": "the database user may not do this",
     "42P01": "a table is missing",
+    "42P05": "its sessions change between statements",
     "53": "the database has not enough of its resources left",
     "55P03": "the row is locked by another transaction",
     "57": "the database is starting or stopping",
     "57014": f"it took longer than {STATEMENT_SECONDS:.0f} seconds",
     "58": "the disk of the database failed",
+    "58000": "the system of the database failed",
     "XX001": "the database is damaged",
     "XX002": "the database is damaged",
 }
@@ -80,13 +75,14 @@ FULL = {"53100", "2200H"}
 """The disk is full, or the last id was given."""
 READ_ONLY = "25006"
 NOT_PERMITTED = "42501"
-COLLISIONS = {"40001", "40P01", "26000"}
-"""Serialization failure, deadlock, a prepared statement that is gone: undone, and worth
-another attempt."""
-STATEMENT_GONE = "26000"
-CUT_OFF = {"08003", "08006", "57P01", "57P02"}
-"""The server closed the connection: before a commit was sent, nothing was stored."""
+COLLISIONS = {"40001", "40P01", *WANDERED}
+"""Serialization failure, deadlock, another's session: undone, worth another try."""
+CUT_OFF = {"08003", "08006", "08P01", "57P01", "57P02"}
+"""The server or a pooler (08P01) closed the connection: before a commit was sent,
+nothing was stored."""
 TOO_MANY_CONNECTIONS = "53300"
+ENDED = {"FATAL", "PANIC"}
+"""The severities of an error that ends the connection, or lets none begin."""
 UNRESOLVED = {"08007", "40003"}
 """The server does not know whether the transaction was committed."""
 
@@ -103,7 +99,9 @@ def code_of(exc: BaseException) -> str:
 def reason_of(exc: Exception) -> str | None:
     """Return why the database cannot do it now; None for an error of another kind."""
     if code := code_of(exc):
-        found = (ERROR_MESSAGES.get(code[:length]) for length in (5, 3, 2))
+        found = [ERROR_MESSAGES.get(code[:length]) for length in (5, 3, 2)]
+        if {getattr(exc, "severity", ""), getattr(exc, "severity_en", "")} & ENDED:
+            found.append(ERROR_MESSAGES["08"])
         return next(filter(None, found), None)
     match exc:
         case TimeoutError():
@@ -125,6 +123,12 @@ def translate(exc: Exception) -> Exception | None:
         return DiskFullError("the disk is full")
     reason = reason_of(exc)
     return UnavailableError(reason) if reason else None
+
+
+def is_full(exc: BaseException) -> bool:
+    """Return whether the server, or a pooler, lets in no more connections."""
+    full = is_pooler_full(exc) if isinstance(exc, asyncpg.PostgresError) else False
+    return full or code_of(exc) == TOO_MANY_CONNECTIONS
 
 
 def is_collision(exc: Exception) -> bool:
@@ -169,7 +173,11 @@ class PostgresConnection:
 
     async def set_up(self) -> None:
         """Set limits, and have times come and go as text."""
-        await self.raw.execute(SETTINGS if self.writing else READ_SETTINGS)
+        await self.raw.execute(SESSION if self.writing else READ_SESSION)
+        await self._take_times_as_text()
+
+    async def _take_times_as_text(self) -> None:
+        # The driver knows this type: it asks the server for nothing.
         await self.raw.set_type_codec(
             "timestamptz", schema="pg_catalog", encoder=str, decoder=time_text
         )
@@ -240,7 +248,7 @@ class PostgresConnection:
 
     async def recover(self, exc: Exception) -> bool:
         """End the transaction after an error; return whether that worked."""
-        if is_uncertain(exc) or code_of(exc) in (READ_ONLY, STATEMENT_GONE):
+        if is_uncertain(exc) or code_of(exc) in {READ_ONLY, *WANDERED}:
             return False
         try:
             if self.raw.is_in_transaction():
@@ -249,3 +257,39 @@ class PostgresConnection:
             return False
         closed: bool = self.raw.is_closed()
         return not closed
+
+
+class PooledConnection(PostgresConnection):
+    """A connection to a pooler, whose every transaction may be in another session."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        raw: Any,
+        generation: int,
+        writing: bool,
+        reporting: bool,
+    ) -> None:
+        super().__init__(raw, generation, writing, reporting)
+        isolation = SNAPSHOT if reporting else "READ COMMITTED"
+        self.begin = begin(settings, LIMITS, writing, isolation)
+
+    async def set_up(self) -> None:
+        """Have times come and go as text."""
+        await self._take_times_as_text()
+
+    async def run(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
+        """Run a unit as one transaction. UncertainError, errors of asyncpg."""
+        try:
+            await self.raw.execute(self.begin)
+        except asyncpg.FeatureNotSupportedError as exc:
+            if self.writing:  # so says a standby
+                raise asyncpg.ReadOnlySQLTransactionError(str(exc)) from exc
+            raise
+        result = await self._run_unit(query(*args))
+        if not self.writing:
+            await self.raw.execute("COMMIT")
+            return result
+        async with self._committing():
+            await self.raw.execute("COMMIT")
+        return result

@@ -21,15 +21,17 @@ from storage.postgres_connection import (
     ERROR_MESSAGES,
     NOT_PERMITTED,
     READ_ONLY,
-    TOO_MANY_CONNECTIONS,
-    UNIT_SECONDS,
+    PooledConnection,
     PostgresConnection,
     UncertainError,
     code_of,
     is_collision,
+    is_full,
     translate,
 )
 from storage.postgres_hosts import ERRORS, HostList, retrieve
+from storage.postgres_pooler import WANDERED
+from storage.postgres_settings import UNIT_SECONDS
 
 WRITERS, READERS, SCANNERS, REPORTERS = 8, 4, 2, 2
 """How many connections each pool opens at the most."""
@@ -137,6 +139,7 @@ class ConnectionPool:
         except Exception as exc:
             self.doubtful |= isinstance(exc, UncertainError)
             sound = connection is not None and await connection.recover(exc)
+            self.hosts.pooler.found |= code_of(exc) in WANDERED
             raise
         finally:  # a time limit comes as a cancellation, and leaves it unsound
             self.unit_seconds += (time() - began - self.unit_seconds) / 8
@@ -158,7 +161,7 @@ class ConnectionPool:
             try:
                 return await self._connect()
             except ERRORS as exc:
-                if code_of(exc) != TOO_MANY_CONNECTIONS:
+                if not is_full(exc):
                     raise
                 if await self._close_idle_sibling():
                     tries = RELEASE_TRIES
@@ -204,11 +207,16 @@ class ConnectionPool:
 
     async def _connect(self) -> PostgresConnection:
         generation = self.hosts.generation
+        connection: PostgresConnection
         self.connecting += 1
         try:
             raw = await self.hosts.connect(self.writing)
             options = generation, self.writing, self.reporting
-            connection = PostgresConnection(raw, *options)
+            pooler = self.hosts.pooler
+            if pooler.found:
+                connection = PooledConnection(pooler.settings, raw, *options)
+            else:
+                connection = PostgresConnection(raw, *options)
             try:
                 await connection.set_up()
             except BaseException:
@@ -328,7 +336,8 @@ class PostgresEngine:
         else:
             await self.write(_begin_to_write)
         version: str = await self.read(_read_value, SHOW_VERSION)
-        return f"PostgreSQL {version.partition(' ')[0]}"
+        pooled = " (pooled)" if self.hosts.pooler.found else ""
+        return f"PostgreSQL {version.partition(' ')[0]}{pooled}"
 
     async def _try_commit(self) -> None:
         """See whether commits come to an end. UnavailableError."""

@@ -2,17 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from storage.engine import StartupError
-
-try:
-    import asyncpg as asyncpg
-except ImportError as exc:
-    raise StartupError(
-        "PostgreSQL is reached over asyncpg: pip install asyncpg==0.32.0"
-    ) from exc
+from storage.postgres_pooler import HostState, Pooler, asyncpg as asyncpg, probe
 
 CONNECT_SECONDS = 2.0
 """How long one host may take to let a connection in, and to say what it is."""
@@ -35,6 +29,7 @@ UNNEEDED = {
     "tcp_user_timeout": None,
     "sslcompression": {"0"},
     "sslsni": {"1"},
+    "pgbouncer": {"true", "false"},
 }
 """Parameters of libpq that change nothing here, with the values of which that holds:
 every unit of work has a time limit of its own."""
@@ -46,27 +41,12 @@ REFUSED = {
     "requirepeer": "use sslmode=verify-full",
     "require_auth": "the driver cannot choose",
     "hostaddr": "name the address as the host",
-    "pgbouncer": "leave it out; a pooler must be in session mode",
+    "pgbouncer": "it is true or false; a pooler is found without it",
     "client_encoding": "leave it out: it is UTF-8",
     "sslcompression": "leave it out: nothing is compressed",
     "sslsni": "leave it out",
 }
 """Parameters of libpq and of other drivers that cannot be honoured, and what to do."""
-
-
-PROBE = """
-SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'off', {}"""
-# The first eight hexadecimal digits of a WAL file's name are its timeline: every
-# promotion begins a higher one.
-TIMELINE = """CASE WHEN pg_is_in_recovery() THEN '0'
-ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END"""
-PROBES = (PROBE.format(TIMELINE), PROBE.format("'0'"))
-"""The second is for an engine or a user that knows no timelines."""
-WITHOUT_TIMELINE = (
-    asyncpg.UndefinedFunctionError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.FeatureNotSupportedError,
-)
 
 
 class StalePrimaryError(asyncpg.InterfaceError):  # type: ignore[misc]  # it has no types
@@ -80,37 +60,6 @@ STALE_PRIMARY = (
 NO_PRIMARY = "it takes no writes, or is a standby"
 
 
-class HostState(NamedTuple):
-    """What a host says it is."""
-
-    is_primary: bool
-    is_writable: bool
-    timeline: int
-    """0 where it is not known, and of a standby."""
-
-    @property
-    def rank(self) -> tuple[int, bool]:
-        """Return what makes one primary better than another."""
-        return self.timeline, self.is_writable
-
-
-async def probe(raw: Any) -> HostState:
-    """Ask a host what it is. Errors of asyncpg."""
-    # In a transaction, for a pooler may give each transaction another connection.
-    for query in PROBES:
-        await raw.execute("BEGIN")
-        try:
-            standby, writable, timeline = await raw.fetchrow(query)
-        except WITHOUT_TIMELINE:
-            await raw.execute("ROLLBACK")
-            if query is PROBES[-1]:
-                raise
-        else:
-            await raw.execute("COMMIT")
-            break
-    return HostState(not standby, writable, int(timeline, 16))
-
-
 class HostList:
     """The servers that a URL names, first the one in use.
 
@@ -122,6 +71,7 @@ class HostList:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
+        forced = ("pgbouncer", "true") in parse_qsl(parts.query)
         options, self.connect_seconds = read_parameters(parts.query)
         parts = parts._replace(query=urlencode(options))
         user, at, hosts = parts.netloc.rpartition("@")
@@ -131,6 +81,7 @@ class HostList:
         ]
         # A standby accepts connections too, and lags behind; the URL may ask for one.
         self.asks = "target_session_attrs" in options
+        self.pooler = Pooler(self.urls[0], forced)
         self.settings = {"application_name": "customer-purchase-server"}
         if "application_name" in options:
             self.settings = {}
@@ -172,7 +123,7 @@ class HostList:
         error: Exception = OSError()
         for url in tuple(self.urls):
             try:
-                raw = await self._connect(url, None)
+                raw, _ = await self._open(url)
             except ERRORS as exc:
                 error = exc
             else:
@@ -180,24 +131,15 @@ class HostList:
                 return raw
         raise error
 
-    async def _connect(self, url: str, attributes: str | None) -> Any:
-        return await asyncpg.connect(
-            url,
-            timeout=self.connect_seconds,
-            max_cached_statement_lifetime=0,
-            server_settings=self.settings,
-            target_session_attrs=attributes,
-        )
-
     async def _open(self, url: str) -> tuple[Any, HostState]:
         """Return a connection and what its host is. Errors of asyncpg."""
-        raw = await self._connect(url, "any")
-        try:
-            async with asyncio.timeout(self.connect_seconds):
-                return raw, await probe(raw)
-        except BaseException:
-            raw.terminate()
-            raise
+        return await self.pooler.connect(
+            url,
+            self.connect_seconds,
+            max_cached_statement_lifetime=0,
+            server_settings=self.settings,
+            target_session_attrs=None if self.asks else "any",
+        )
 
     async def _connect_suitable(self, writing: bool) -> Any:
         """Return a connection to the first host if it is a primary, and not stale."""

@@ -7,8 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from storage.engine import StartupError, without_password
-from storage.postgres_connection import DURABLE, reason_of
+from storage.postgres_connection import code_of, reason_of
 from storage.postgres_hosts import ERRORS, HostList, asyncpg
+from storage.postgres_settings import (
+    DURABLE_SESSION,
+    NO_LIMITS,
+    READ_COMMITTED,
+    begin,
+    session,
+)
 from storage.schema import APPLICATION_ID, POSTGRES_MIGRATIONS, fold_name
 
 LOG = logging.getLogger("server")
@@ -28,20 +35,28 @@ SELECT_OTHER_ALPHABETS = """
 SELECT id, name, name_folded FROM customer
 WHERE id > $1 AND octet_length(name) <> char_length(name) ORDER BY id LIMIT 1000"""
 UPDATE_FOLDED = "UPDATE customer SET name_folded = $2 WHERE id = $1"
-SETTINGS = (
-    DURABLE
-    + """
-SET default_transaction_isolation = 'read committed';
-SET statement_timeout = 0;
-SET lock_timeout = 0;
-SET idle_in_transaction_session_timeout = 0;
-SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
+# transaction_timeout is of PostgreSQL 17
+NO_TIMEOUT = """
+SELECT set_config(name, '0', {}) FROM pg_settings WHERE name = 'transaction_timeout';
 """
+SESSION = (
+    DURABLE_SESSION
+    + session({**READ_COMMITTED, **NO_LIMITS})
+    + NO_TIMEOUT.format(False)
 )
 """A migration takes its time, and sees what another process has just done."""
 FOLDED_ANEW = 3
 """The version from which on names are folded canonically, by `fold_name`."""
 
+REMEDIES = {
+    "statement pooling mode": "a pooler must be in transaction or session mode",
+    "startup parameter": "a pooler refuses a parameter of the URL: leave it out, or "
+    "set it for the role (ALTER ROLE … SET …)",
+}
+"""What to do about what pgbouncer says."""
+REFUSED = "it is refused"
+AT_START = {"0A000": "this server cannot run on this engine", "08P01": REFUSED}
+"""What some codes mean at the start; 08P01 is of poolers."""
 
 NAME_INDEX = "customer_name_trigrams"
 # The extension may be in a schema that is not searched.
@@ -87,10 +102,15 @@ async def index_names(connection: Any) -> None:
 async def transaction(url: str) -> AsyncIterator[Any]:
     """Yield a connection whose transaction is committed in the end. StartupError."""
     try:
-        connection = await HostList(url).connect()
+        hosts = HostList(url)
+        connection = await hosts.connect()
         try:
-            await connection.execute(SETTINGS)
-            await connection.execute("BEGIN")
+            if hosts.pooler.found:
+                await connection.execute(begin(hosts.pooler.settings, NO_LIMITS))
+                await connection.execute(NO_TIMEOUT.format(True))
+            else:
+                await connection.execute(SESSION)
+                await connection.execute("BEGIN")
             yield connection
             await connection.execute("COMMIT")
         finally:  # what was not committed is rolled back, and the first error told
@@ -105,7 +125,8 @@ def _startup_error(url: str, exc: Exception) -> StartupError:
     if isinstance(exc, ValueError) and not isinstance(exc, ERRORS) and "@" in url:
         line = "it cannot be read: what is special in a password is percent-encoded"
     elif not isinstance(exc, (StartupError, ValueError)):
-        reason = reason_of(exc) or "it is refused"
+        remedies = (text for said, text in REMEDIES.items() if said in line)
+        reason = next(remedies, AT_START.get(code_of(exc)) or reason_of(exc) or REFUSED)
         line = f"{reason} ({line})" if line else reason
     return StartupError(f"{without_password(url)}: {line}")
 

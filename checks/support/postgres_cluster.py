@@ -50,7 +50,7 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def _ordinary() -> dict[str, Any]:
+def ordinary() -> dict[str, Any]:
     """Return what makes a subprocess an ordinary user's."""
     if os.name != "posix" or os.geteuid() != 0:
         return {}
@@ -84,7 +84,7 @@ class Cluster:
 
     def _give_away(self) -> None:
         """Let the ordinary user have the folder and reach the programs."""
-        user = _ordinary()
+        user = ordinary()
         if not user:
             return
         os.chown(self.folder, user["user"], user["group"])
@@ -102,7 +102,7 @@ class Cluster:
             env={**os.environ, "PGPASSWORD": self.password},
             capture_output=True,
             text=True,
-            **_ordinary(),
+            **ordinary(),
         )
         if done.returncode:
             sys.stderr.write(done.stderr)
@@ -128,7 +128,7 @@ class Cluster:
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
-                **_ordinary(),
+                **ordinary(),
             )
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:

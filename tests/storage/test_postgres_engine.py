@@ -15,7 +15,7 @@ from tests.support import POSTGRES, Main, by
 
 def test_asyncpg_missing(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    names = ("engine", "connection", "hosts", "schema")
+    names = ("engine", "connection", "hosts", "pooler", "schema")
     for name in map("postgres_{}".format, names):
         monkeypatch.delitem(sys.modules, f"storage.{name}", raising=False)
         monkeypatch.delattr(f"storage.{name}", raising=False)
@@ -31,8 +31,9 @@ def postgresql_url(postgresql_cluster: Any) -> str:
     return url
 
 
+@pytest.mark.parametrize("pooled", ["", "&pgbouncer=true"])
 async def test_commits_of_postgresql_reach_its_disk(
-    postgresql_cluster: Any, postgresql_url: str
+    postgresql_cluster: Any, postgresql_url: str, pooled: str
 ) -> None:
     """Whatever the server or the role says, and only then are they acknowledged."""
     postgres = importlib.import_module(POSTGRES).PostgresEngine
@@ -44,7 +45,7 @@ async def test_commits_of_postgresql_reach_its_disk(
 
     for given, kept in (("off", "on"), ("local", "local"), ("remote_apply",) * 2):
         query = f"&options=-csynchronous_commit%3D{given}"
-        engine = await postgres.open(postgresql_url + query)
+        engine = await postgres.open(postgresql_url + query + pooled)
         try:
             assert await engine.write(setting, "synchronous_commit") == kept
             assert await engine.write(setting, "client_min_messages") == "warning"
@@ -70,8 +71,16 @@ async def test_commit_that_nobody_vouches_for(postgresql_url: str) -> None:
         await engine.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("TooManyConnectionsError", "too many clients"),
+        ("ProtocolViolationError", "no more connections allowed (max_client_conn)"),
+        ("InternalServerError", "Max client connections reached"),
+    ],
+)
 async def test_connections_that_are_let_in_no_more(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
     """Those that are there do the work."""
     await asyncio.to_thread(server.try_make_db, postgresql_url)
@@ -79,7 +88,7 @@ async def test_connections_that_are_let_in_no_more(
     asyncpg = importlib.import_module("asyncpg")
 
     async def refuse(writing: bool) -> None:
-        raise asyncpg.TooManyConnectionsError("too many clients")
+        raise getattr(asyncpg, name)(said)
 
     monkeypatch.setattr(engine.hosts, "connect", refuse)
     try:
@@ -90,10 +99,11 @@ async def test_connections_that_are_let_in_no_more(
         await engine.close()
 
 
-async def test_ready_for_reading_alone(postgresql_url: str) -> None:
+@pytest.mark.parametrize("pooled", ["", "&pgbouncer=true"])
+async def test_ready_for_reading_alone(postgresql_url: str, pooled: str) -> None:
     query = "&target_session_attrs=any&options=-cdefault_transaction_read_only%3Don"
     engine = await importlib.import_module(POSTGRES).PostgresEngine.open(
-        postgresql_url + query
+        postgresql_url + query + pooled
     )
     try:
         with pytest.raises(db.UnavailableError, match="read-only"):

@@ -10,14 +10,17 @@ import pytest
 import db
 import server
 from storage.engine import UNKNOWN_OUTCOME
+from storage.postgres_settings import begin
 from tests.storage.test_postgres_engine import SyncRepWarning
 from tests.support import POSTGRES, author, by
 
 
-@pytest.fixture
-async def engine(postgresql_cluster: Any) -> AsyncIterator[Any]:
+@pytest.fixture(params=["", "&pgbouncer=true"], ids=["direct", "pooled"])
+async def engine(
+    request: pytest.FixtureRequest, postgresql_cluster: Any
+) -> AsyncIterator[Any]:
     """Return an engine on an empty schema."""
-    url = postgresql_cluster.new_schema()
+    url = postgresql_cluster.new_schema() + request.param
     await asyncio.to_thread(server.try_make_db, url)
     engine = await importlib.import_module(POSTGRES).PostgresEngine.open(url)
     yield engine
@@ -73,6 +76,7 @@ async def add(engine: Any, name: str = "x") -> db.Customer:
         ("ConnectionFailureError", "FATAL"),
         ("TransactionResolutionUnknownError", "ERROR"),
         ("StatementCompletionUnknownError", "ERROR"),
+        ("ProtocolViolationError", ""),
         ("ConnectionDoesNotExistError", ""),
     ],
 )
@@ -85,7 +89,7 @@ async def test_commit_that_may_have_been_made(
     raw = connection.raw = Raw(connection.raw, error(name, severity), "COMMIT")
     with pytest.raises(db.UnavailableError, match=UNKNOWN_OUTCOME):
         await engine.write(db.update_customer, 1, "y", None, author(), None)
-    assert raw.done == ["BEGIN", "COMMIT"]
+    assert [sql.partition(" ")[0] for sql in raw.done] == ["BEGIN", "COMMIT"]
     row = await engine.read(db.read_customer, 1)
     assert (row.name, row.version) == ("y", 2)
 
@@ -99,6 +103,8 @@ async def test_commit_that_may_have_been_made(
         ("AdminShutdownError", "FATAL"),
         ("InvalidCachedStatementError", "ERROR"),
         ("InvalidSQLStatementNameError", "ERROR"),
+        ("DuplicatePreparedStatementError", "ERROR"),
+        ("ProtocolViolationError", ""),
     ],
 )
 async def test_unit_that_was_undone(engine: Any, name: str, severity: str) -> None:
@@ -152,6 +158,10 @@ async def test_standby_that_was_missed(engine: Any) -> None:
         ("UndefinedTableError", "table is missing"),
         ("OutOfMemoryError", "resources"),
         ("LockNotAvailableError", "locked"),
+        ("FeatureNotSupportedError", "cannot do this"),
+        ("InvalidSQLStatementNameError", "sessions change"),
+        ("DuplicatePreparedStatementError", "sessions change"),
+        ("ProtocolViolationError", "connection to the database was lost"),
         ("CannotConnectNowError", "starting or stopping"),
         ("QueryCanceledError", "longer than"),
         ("PostgresIOError", "disk"),
@@ -166,6 +176,7 @@ def test_errors_of_the_server(name: str, said: str) -> None:
     assert said in str(found)
     assert isinstance(translate(error("DiskFullError")), db.DiskFullError)
     assert translate(error("PostgresSyntaxError")) is None
+    assert translate(error("PostgresSyntaxError", "FATAL")) is not None
     assert translate(ValueError("ours")) is None
 
 
@@ -225,7 +236,8 @@ async def test_purchase_beside_an_erasure(engine: Any) -> None:
     """It waits for the end of the erasure, and then finds no customer."""
     await add(engine)
     other = await engine.hosts.connect()
-    await other.execute("BEGIN; DELETE FROM customer WHERE id = 1")
+    await other.execute(begin(engine.hosts.pooler.settings))
+    await other.execute("DELETE FROM customer WHERE id = 1")
     adding = engine.write(db.add_purchase, 1, "x", 1, None, *by())
     await asyncio.sleep(0.3)
     assert not adding.done()
@@ -239,7 +251,8 @@ async def test_row_that_another_holds(engine: Any) -> None:
     """Who waits for it for too long is told so."""
     await add(engine)
     other = await engine.hosts.connect()
-    await other.execute("BEGIN; UPDATE customer SET name = 'z' WHERE id = 1")
+    await other.execute(begin(engine.hosts.pooler.settings))
+    await other.execute("UPDATE customer SET name = 'z' WHERE id = 1")
     with pytest.raises(db.UnavailableError, match="locked"):
         await engine.write(db.update_customer, 1, "y", None, author(), None)
     await other.execute("ROLLBACK")

@@ -1,0 +1,1 @@
+"""A pooler in transaction mode between the servers and PostgreSQL."""

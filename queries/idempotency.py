@@ -25,6 +25,13 @@ SAVE_RESPONSE = Statement("""
 UPDATE idempotency
 SET status = ?, location = ?, etag = ?, body = ?, customer_id = ?, change = ?
 WHERE caller = ? AND method = ? AND path = ? AND key = ?""")
+# A commit that changes nothing waits for no standby: the response may have been stored
+# by one that no standby has, whose end was not known.
+TOUCH_KEY = Statement(
+    postgres="""
+UPDATE idempotency SET created = created
+WHERE caller = ? AND method = ? AND path = ? AND key = ?"""
+)
 DELETE_OLD_KEYS = Statement("""
 DELETE FROM idempotency WHERE (caller, method, path, key) IN (
     SELECT caller, method, path, key FROM idempotency WHERE created <= ? LIMIT ?
@@ -58,6 +65,7 @@ def run_idempotent(
         # Another process was quicker and has committed: its response is there now.
         stored = yield from find_response(key)
     assert stored is not None  # noqa: S101 - for mypy: the key is claimed
+    yield TOUCH_KEY, scope
     return stored
 
 

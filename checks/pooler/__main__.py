@@ -152,7 +152,8 @@ async def run(main: Cluster, writes: int, figures: Figures) -> None:
         figures.judge("left in sessions", "> 100", f"{left:,}", left > 100)
         file = main.folder / "rows.sqlite3"
         await export(main.url, file)
-        judge_rows(load.log, load.repeated, file, figures)
+        repeated = sum(client.repeated for client in load.clients)
+        judge_rows(load.log, repeated, file, figures)
         judge_servers(servers, pids, figures)
 
 

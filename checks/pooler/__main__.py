@@ -2,7 +2,7 @@
 
     python -m checks.pooler [--long]
 
-First the tests of the contract, each schema through one pgbouncer. Then two servers on
+First the tests of the contract, through one pgbouncer. Then two servers on
 one pgbouncer of five sessions, and beside them a client that leaves these sessions as
 it should not: 2,000 writes (with --long 10,000), no answer of which may be 5xx. Then
 pgbouncer is killed and started again, and PostgreSQL stopped and started, under load.
@@ -40,13 +40,19 @@ QUICK = {"server_login_retry": "1"}
 """How long pgbouncer waits until it tries a server again."""
 
 
-def run_tests(figures: Figures) -> None:
+def run_tests(main: Cluster, figures: Figures) -> None:
     """Run the tests of the contract through pgbouncer."""
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "checks.pooler.through")
+    main.sql("CREATE DATABASE contract")
+    bouncer = Bouncer(main).start()
+    url = bouncer.through(main.url.removesuffix("postgres") + "contract")
+    command = (sys.executable, "-m", "pytest", "-q", f"--database-url={url}")
     options = ("-p", "no:cacheprovider", "-k", "postgresql")
-    done = subprocess.run(
-        [*command, *options, *TESTS], cwd=PROJECT, capture_output=True, text=True
-    )
+    try:
+        done = subprocess.run(
+            [*command, *options, *TESTS], cwd=PROJECT, capture_output=True, text=True
+        )
+    finally:
+        bouncer.stop()
     last = done.stdout.strip().rpartition("\n")[2]
     figures.judge(" and ".join(TESTS), "all pass", last, done.returncode == 0)
     if done.returncode:
@@ -169,8 +175,8 @@ def main() -> int:
         return 0
     name = version.stdout.decode().partition("\n")[0]
     figures = Figures()
-    run_tests(figures)
     with cluster(NO_FSYNC) as server:
+        run_tests(server, figures)
         judge_starts(server, server.folder, figures)
         asyncio.run(refuse(server, figures))
         asyncio.run(run(server, MANY if options.long else FEW, figures))

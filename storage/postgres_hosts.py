@@ -223,13 +223,14 @@ class HostList:
                 if self.urls[0] in kept:  # it is in use now
                     kept.pop(self.urls[0]).terminate()
                 looks = (self._look_again(url, kept) for url in self.urls[1:])
-                timelines = await asyncio.gather(*looks, return_exceptions=True)
-                newest = max(
-                    (one for one in timelines if isinstance(one, int)), default=0
-                )
-                if newest > self.timeline > 0:
-                    self.timeline = newest
+                found = await asyncio.gather(*looks, return_exceptions=True)
+                known = [one for one in found if not isinstance(one, BaseException)]
+                timeline, url = max(known, default=(0, ""))
+                if timeline > self.timeline > 0:
+                    self._put_first(url)
+                    self.timeline = timeline
                     self.generation += 1
+                    self._chosen = self.generation
                     leave()
         finally:
             for raw in kept.values():
@@ -241,8 +242,8 @@ class HostList:
             self._choice.cancel()
             await asyncio.wait((self._choice,))
 
-    async def _look_again(self, url: str, kept: dict[str, Any]) -> int:
-        """Return the timeline of a primary, else 0; the connection is kept."""
+    async def _look_again(self, url: str, kept: dict[str, Any]) -> tuple[int, str]:
+        """Return a host after its timeline as a primary, else 0; keep a connection."""
         try:
             if url in kept:
                 async with asyncio.timeout(self.connect_seconds):
@@ -252,8 +253,8 @@ class HostList:
         except ERRORS:
             if url in kept:
                 kept.pop(url).terminate()
-            return 0
-        return state.timeline if state.is_primary else 0
+            return 0, url
+        return state.timeline if state.is_primary else 0, url
 
 
 def _raise_most_telling(errors: list[Exception], found_any: bool) -> None:

@@ -15,20 +15,23 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from checks.failover.pair import Figures
+from checks.failover.pair import ANSWER_SECONDS, Figures
 from checks.failover.rows import export, judge_rows
-from checks.operators.tools import MissingError
+from checks.operators.tools import MissingError, tool
 from checks.patroni.faults import FAULTS, LONG, SHORT
 from checks.patroni.load import Way, joined, new_folder
-from checks.patroni.nodes import Group, Times
+from checks.patroni.nodes import PATRONI, Group, Times
 from checks.support.postgres_cluster import folders
 from checks.support.server_process import print_table, serving
+from checks.support.venvs import environment
 from checks.support.write_log import new_session
 
 SLACK_SECONDS = 10.0
 """How much longer than ttl writes may stand still."""
 STEADY_SECONDS = 4.0
 """How long there is no fault before one and after one."""
+READY_SECONDS = 5.0
+"""The longest that an answer of `/readyz` may take."""
 LONG_WRITES = 50_000
 """How many writes the long form has to see acknowledged."""
 
@@ -80,6 +83,32 @@ def judge_fault(
                 to.breaches.append(f"{what}: {kind} after {', '.join(seconds)} s")
 
 
+def judge_answers(ways: list[Way], to: Figures) -> None:
+    """Look at what was answered, and how soon."""
+    for way in ways:
+        statuses = way.log.statuses()
+        seen = ", ".join(f"{count:,} of {one}" for one, count in statuses.items())
+        known = statuses.keys() <= {200, 201, 503}
+        to.judge(f"writes by {way.name}", "200, 201, 503", seen, known)
+    for what, most, answers in (
+        ("write", ANSWER_SECONDS, [one for way in ways for one in way.log.sent]),
+        ("/readyz", READY_SECONDS, [one for way in ways for one in way.seen]),
+    ):
+        longest = max(answer.ended - answer.began for answer in answers)
+        text = f"{longest:.1f} s"
+        to.judge(f"longest answer, {what}", f"≤ {most:.0f} s", text, longest <= most)
+
+
+async def judge_rows_of(group: Group, ways: list[Way], to: Figures) -> None:
+    """Hold the database against the write log of all clients."""
+    leader = await group.wait_healthy()
+    file = group.folder / "rows.sqlite3"
+    await export(leader.database.url, file)
+    log = joined([way.log for way in ways])
+    repeated = sum(client.repeated for way in ways for client in way.clients)
+    judge_rows(log, repeated, file, to)
+
+
 async def run(folder: Path, faults: tuple[str, ...], times: Times) -> Figures:
     """Run all faults and return the figures."""
     figures = Figures()
@@ -88,33 +117,30 @@ async def run(folder: Path, faults: tuple[str, ...], times: Times) -> Figures:
         group = Group(folder, times)
         stack.callback(group.end)
         await group.wait_healthy()
-        servers = {
-            name: stack.enter_context(
-                serving(new_folder(folder, name), {"DATABASE_URL": url})
-            )
+        servers = [
+            serving(new_folder(folder, name), {"DATABASE_URL": url})
             for name, url in group.urls.items()
-        }
+        ]
         async with new_session() as session:
-            ways = [Way(name, server, session) for name, server in servers.items()]
+            ways = [
+                Way(name, stack.enter_context(server), session)
+                for name, server in zip(group.urls, servers, strict=True)
+            ]
             for name in faults:
                 began, ended = await try_fault(group, name, ways, limit)
                 judge_fault(name, ways, began, ended, limit, figures)
-                print(*figures.rows[-4:], sep="\n", file=sys.stderr)
+                print(f"{name}: {ended - began:.0f} s", file=sys.stderr)
             for way in ways:
                 await way.finish()
-        leader = await group.wait_healthy()
-        file = folder / "rows.sqlite3"
-        await export(leader.database.url, file)
-        log = joined([way.log for way in ways])
-        repeated = sum(client.repeated for way in ways for client in way.clients)
-        for way in ways:
-            statuses = way.log.statuses()
-            seen = ", ".join(f"{count:,} of {one}" for one, count in statuses.items())
-            known = statuses.keys() <= {200, 201, 503}
-            figures.judge(f"writes by {way.name}", "200, 201, 503", seen, known)
-        judge_rows(log, repeated, file, figures)
-        faulty = sum("traceback" in server.errors() for server in servers.values())
+        judge_answers(ways, figures)
+        await judge_rows_of(group, ways, figures)
+        faulty = sum("traceback" in way.server.errors() for way in ways)
         figures.judge("servers with a traceback in the log", 0, faulty, not faulty)
+    if faults == LONG:
+        acknowledged = sum(len(way.acknowledged()) for way in ways)
+        enough = acknowledged >= LONG_WRITES
+        text = f"{acknowledged:,}"
+        figures.judge("acknowledged in all", f"≥ {LONG_WRITES:,}", text, enough)
     return figures
 
 
@@ -128,11 +154,14 @@ def main() -> int:
     times = Times(options.ttl, options.ttl // 4, options.ttl // 4)
     faults = tuple(options.fault or (LONG if options.long else SHORT))
     try:
-        with folders() as folder:
-            figures = asyncio.run(run(folder, faults, times))
+        for program in ("etcd", "haproxy"):
+            tool(program)
     except MissingError as exc:
         print(f"left out: {exc} (apt-get install etcd-server haproxy)")
         return 0
+    environment("patroni", *PATRONI)
+    with folders() as folder:
+        figures = asyncio.run(run(folder, faults, times))
     print_table(("three servers under Patroni", "expected", "seen"), figures.rows)
     for breach in figures.breaches[:20]:
         print(f"breach: {breach}")

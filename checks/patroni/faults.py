@@ -43,6 +43,7 @@ FAULTS = {
     "restart": Fault(restart, None),
     "frozen": Fault(done_to(Node.freeze), Node.thaw),
     "cut off": Fault(done_to(Node.cut_off), Node.connect),
+    "cut off from etcd": Fault(done_to(Node.lose_etcd), Node.connect),
 }
 SHORT = ("Patroni killed alone", "killed", "switchover")
-LONG = (*FAULTS, "Patroni killed alone", "frozen", "cut off", "killed")
+LONG = (*FAULTS, "Patroni killed alone", "frozen", "cut off")

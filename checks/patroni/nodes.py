@@ -1,7 +1,8 @@
 """Three machines with Patroni and PostgreSQL, etcd and HAProxy, on the loopback.
 
-A machine's network is an HAProxy of its own, through which the others reach its
-PostgreSQL and its Patroni, and its Patroni reaches etcd: stopped, it swallows all.
+A machine's network is two HAProxies of its own: through one the others reach its
+PostgreSQL and its Patroni, through the other its Patroni reaches etcd. Stopped, they
+swallow all.
 """
 
 import asyncio
@@ -26,22 +27,18 @@ HEALTHY_SECONDS = 120.0
 """How long the machines may take until all three are what they should be."""
 RUN_ITSELF = "import subprocess, sys; subprocess.check_call((sys.executable, '-V'))"
 """For Patroni starts PostgreSQL by another Python."""
-NETWORK = """
+PIPE = """
 defaults
     mode tcp
     retries 0
     timeout connect 2s
     timeout client 1h
     timeout server 1h
-listen database
-    bind 127.0.0.1:{outer_database}
-    server database 127.0.0.1:{database}
-listen rest
-    bind 127.0.0.1:{outer_rest}
-    server rest 127.0.0.1:{rest}
-listen etcd
-    bind 127.0.0.1:{etcd_here}
-    server etcd 127.0.0.1:{etcd}
+"""
+LISTEN = """
+listen {name}
+    bind 127.0.0.1:{outer}
+    server {name} 127.0.0.1:{inner}
 """
 
 
@@ -81,12 +78,22 @@ class Node:
         self.rest, self.outer_rest, self.outer_database, self.etcd_here = (
             free_port() for _ in range(4)
         )
-        network = self.folder / "network.cfg"
-        ports = vars(self) | {"database": self.database.port, "etcd": etcd}
-        network.write_text(NETWORK.format(**ports))
-        self.network = start([tool("haproxy"), "-f", str(network)], network)
+        rest = ("rest", self.outer_rest, self.rest)
+        database = ("database", self.outer_database, self.database.port)
+        self.network = self._pipe("network", rest, database)
+        self.way_to_etcd = self._pipe("etcd", ("etcd", self.etcd_here, etcd))
         self._configure(times)
         self.patroni: subprocess.Popen[bytes] | None = None
+
+    def _pipe(self, name: str, *ports: tuple[str, int, int]) -> subprocess.Popen[bytes]:
+        """Start an HAProxy that leads from ports to others."""
+        file = self.folder / f"{name}.cfg"
+        lines = (
+            LISTEN.format(name=what, outer=outer, inner=inner)
+            for what, outer, inner in ports
+        )
+        file.write_text(PIPE + "".join(lines))
+        return start([tool("haproxy"), "-f", str(file)], file)
 
     def _configure(self, times: Times) -> None:
         """Write Patroni's file, as docs/ has it but for this machine."""
@@ -127,18 +134,13 @@ class Node:
     def kill(self) -> None:
         """Kill all, as a machine does that loses its power."""
         self.kill_patroni()
-        processes = self._postgres()
-        for how in (signal.SIGSTOP, signal.SIGKILL):  # so that it starts no more
-            for pid in processes[: 1 if how == signal.SIGSTOP else None]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, how)
+        send(signal.SIGSTOP, self._postgres()[:1])  # so that it starts no more
+        send(signal.SIGKILL, self._postgres())
 
     def freeze(self, how: int = signal.SIGSTOP) -> None:
         """Stop all its processes, as a machine whose disk or hypervisor hangs."""
         assert self.patroni is not None
-        for pid in (*family(self.patroni.pid), *self._postgres()):
-            with suppress(ProcessLookupError):
-                os.kill(pid, how)
+        send(how, [*family(self.patroni.pid), *self._postgres()])
 
     def thaw(self) -> None:
         """Let the processes go on."""
@@ -147,10 +149,16 @@ class Node:
     def cut_off(self) -> None:
         """Let nothing come in or go out."""
         self.network.send_signal(signal.SIGSTOP)
+        self.lose_etcd()
+
+    def lose_etcd(self) -> None:
+        """Let Patroni no longer reach etcd; all else goes on."""
+        self.way_to_etcd.send_signal(signal.SIGSTOP)
 
     def connect(self) -> None:
         """Let everything through again."""
-        self.network.send_signal(signal.SIGCONT)
+        for pipe in (self.network, self.way_to_etcd):
+            pipe.send_signal(signal.SIGCONT)
 
     def _postgres(self) -> list[int]:
         """Return the first process of PostgreSQL and its children, if it runs."""
@@ -167,8 +175,16 @@ class Node:
         """Kill all that runs."""
         self.thaw()
         self.kill()
-        self.network.kill()
-        self.network.wait()
+        for pipe in (self.network, self.way_to_etcd):
+            pipe.kill()
+            pipe.wait()
+
+
+def send(how: int, processes: list[int]) -> None:
+    """Send a signal to processes, some of which may have ended."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, how)
 
 
 def start(
@@ -243,7 +259,7 @@ class Group:
                 if node is not but and (await self.ask(node, "/primary"))[0] == 200:
                     return node
             await asyncio.sleep(0.2)
-        raise RuntimeError("no leader")
+        raise RuntimeError(f"no leader\n{self.logs()}")
 
     async def wait_healthy(self) -> Node:
         """Return who leads, once the others follow. RuntimeError."""
@@ -257,7 +273,12 @@ class Group:
             if seen == HEALTHY:
                 return leader
             await asyncio.sleep(0.5)
-        raise RuntimeError(f"not healthy: {members}")
+        raise RuntimeError(f"not healthy: {members}\n{self.logs()}")
+
+    def logs(self) -> str:
+        """Return the ends of what Patroni and PostgreSQL wrote."""
+        files = (node.folder / "patroni.log" for node in self.nodes)
+        return "\n".join(file.read_text(errors="replace")[-2000:] for file in files)
 
     def end(self) -> None:
         """Kill all that runs."""

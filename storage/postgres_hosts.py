@@ -174,26 +174,13 @@ class HostList:
 
     async def _choose_primary(self, generation: int) -> None:
         """Put the primary first that has the highest timeline. Errors of asyncpg."""
-        states: dict[str, HostState] = {}
-        errors: list[Exception] = []
-        looks = [asyncio.create_task(self._look(url)) for url in self.urls]
-        try:
-            for look in asyncio.as_completed(looks):
-                url, found = await look
-                if isinstance(found, Exception):
-                    errors.append(found)
-                    continue
-                states[url] = found
-                # A new promotion; else one of the others may know of one.
-                if found.is_primary and 0 < self.timeline < found.timeline:
-                    break
-        finally:
-            for task in looks:
-                task.cancel()
-            await asyncio.gather(*looks, return_exceptions=True)
+        found = await self._ask_all()
+        states = {url: one for url, one in found.items() if isinstance(one, HostState)}
+        # in the order of self.urls, whoever answered first
         primaries = [url for url in self.urls if url in states]
         primaries = [url for url in primaries if states[url].is_primary]
         if not primaries:
+            errors = [one for one in found.values() if isinstance(one, Exception)]
             _raise_most_telling(errors, bool(states))
         # max() takes the first of equals: the one in use, or as the URL has it
         best = max(primaries, key=lambda url: states[url].rank)
@@ -201,6 +188,35 @@ class HostList:
             raise StalePrimaryError(STALE_PRIMARY)
         self._put_first(best)
         self._chosen = generation
+
+    async def _ask_all(self) -> dict[str, HostState | Exception]:
+        """Return what each host is, or why that is not known.
+
+        Not of all where a newer primary than seen before has answered; and once any
+        primary has, the others are waited for no longer than CONNECT_SECONDS.
+        """
+        found: dict[str, HostState | Exception] = {}
+        looks = {asyncio.create_task(self._look(url)) for url in self.urls}
+        pending, seconds = looks, None
+        try:
+            while pending and seconds != 0:
+                done, pending = await asyncio.wait(
+                    pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for look in done:
+                    url, state = look.result()
+                    found[url] = state
+                    if isinstance(state, HostState) and state.is_primary:
+                        is_newer = 0 < self.timeline < state.timeline
+                        limit = 0.0 if is_newer else CONNECT_SECONDS
+                        seconds = limit if seconds is None else min(seconds, limit)
+        finally:
+            for look in pending:
+                look.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        return found
 
     async def _look(self, url: str) -> tuple[str, HostState | Exception]:
         """Return a host and what it is, or why that is not known."""

@@ -88,7 +88,7 @@ class Pooler:
         """Return a connection to a host, and what that is. Errors of asyncpg.
 
         The first connection through a pooler is given up for one that prepares nothing.
-        Each may take so many seconds, and as many to say what it is.
+        Each may take so many seconds, until it has said what it is.
         """
         if not self.found:
             try:
@@ -110,13 +110,13 @@ async def _open(
     url: str, seconds: float, options: dict[str, Any]
 ) -> tuple[Any, HostState]:
     """Return a connection, and what its host is. Errors of asyncpg."""
-    raw = await asyncpg.connect(url, timeout=seconds, **options)
-    try:
-        async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds):
+        raw = await asyncpg.connect(url, **options)
+        try:
             return raw, await probe(raw)
-    except BaseException:
-        raw.terminate()
-        raise
+        except BaseException:
+            raw.terminate()
+            raise
 
 
 def is_sign(exc: asyncpg.PostgresError) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -121,6 +122,23 @@ async def test_zombie_primary_that_writes_wait_for(
         assert took < importlib.import_module(POSTGRES).UNIT_SECONDS / 2
         await engine.check()
         await add(engine)
+
+
+async def test_host_that_is_silent(
+    postgresql_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a host may take, a primary is not kept waiting for it as long."""
+    monkeypatch.setattr(importlib.import_module(HOSTS), "CONNECT_SECONDS", 0.2)
+    role = new_role(postgresql_cluster)
+    await asyncio.to_thread(server.try_make_db, role.url)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{postgresql_cluster.host}"
+        url = role.url.replace(postgresql_cluster.host, hosts)
+        async with opened(f"{url}?connect_timeout=60", create=False) as engine:
+            await add(engine)
+            engine.hosts.generation += 1
+            await add(engine)
+            await engine.check()
 
 
 async def test_lower_timeline_of_one_host(postgresql_cluster: Any) -> None:

@@ -297,7 +297,7 @@ class PostgresEngine:
         """Open a database that `create_or_migrate` has accepted; it may be away now."""
         engine = cls(url)
         if engine.hosts.is_watched:
-            watch = engine.hosts.watch(engine.writer.cut_off)
+            watch = engine.hosts.watch(engine._cut_off)
             engine._watching = asyncio.create_task(watch)
         with suppress(UnavailableError):
             await engine.check()
@@ -315,6 +315,10 @@ class PostgresEngine:
     def _keep_size(self, size: asyncio.Future[int]) -> None:
         if not size.cancelled() and size.exception() is None:
             self._size = size.result()
+
+    def _cut_off(self) -> None:
+        for pool in self.pools.values():
+            pool.cut_off()
 
     async def check(self) -> None:
         """Try to read and to begin a write, or to commit one. UnavailableError.

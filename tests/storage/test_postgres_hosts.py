@@ -124,6 +124,21 @@ async def test_zombie_primary_that_writes_wait_for(
         await add(engine)
 
 
+async def test_primary_that_is_frozen(
+    zombie: Zombie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that hangs on it is made where another one was promoted."""
+    monkeypatch.setattr(importlib.import_module(HOSTS), "WATCH_SECONDS", 0.1)
+    url = zombie.url(zombie.old.host, zombie.new.host)
+    async with opened(url, create=False) as engine:
+        assert await engine.read(read_timeline) == 1
+        zombie.old.freeze()
+        read = asyncio.ensure_future(engine.read(read_timeline))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(zombie.new.promote)
+        assert await read == 2
+
+
 async def test_host_that_is_silent(
     postgresql_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import db
 import server
 from storage.engine import StartupError
+from storage.postgres_settings import begin
 from tests.support import run_sql
 
 TIME = "'2026-01-01 00:00:00.000000+00:00'"
@@ -31,10 +32,10 @@ def source(sqlite_path: Path) -> Path:
     return sqlite_path
 
 
-@pytest.fixture
-def destination(postgresql_cluster: Any) -> str:
+@pytest.fixture(params=["", "&pgbouncer=true"], ids=["direct", "pooled"])
+def destination(request: pytest.FixtureRequest, postgresql_cluster: Any) -> str:
     """Return the URL of an empty schema."""
-    url: str = postgresql_cluster.new_schema()
+    url: str = postgresql_cluster.new_schema() + request.param
     return url
 
 
@@ -49,7 +50,10 @@ async def fetch(destination: str, sql: str) -> list[Any]:
     hosts = importlib.import_module("storage.postgres_hosts").HostList(destination)
     raw = await hosts.connect()
     try:
-        return [tuple(row) for row in await raw.fetch(sql)]
+        await raw.execute(begin(hosts.pooler.settings))
+        rows = [tuple(row) for row in await raw.fetch(sql)]
+        await raw.execute("COMMIT")
+        return rows
     finally:
         await raw.close()
 
@@ -106,7 +110,7 @@ async def test_rows_that_come_meanwhile(source: Path, destination: str) -> None:
     await asyncio.to_thread(server.try_make_db, destination)
     hosts = importlib.import_module("storage.postgres_hosts").HostList(destination)
     other = await hosts.connect()
-    await other.execute("BEGIN")
+    await other.execute(begin(hosts.pooler.settings))
     columns = "(name, date_created, name_folded)"
     await other.execute(f"INSERT INTO customer {columns} VALUES ('x', now(), 'x')")
     copying = asyncio.create_task(asyncio.to_thread(copy, source, destination))

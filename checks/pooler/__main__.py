@@ -28,7 +28,7 @@ from checks.support.postgres_cluster import NO_FSYNC, Cluster, cluster
 from checks.support.server_process import PROJECT, Server, print_table, serving
 from checks.support.write_log import Outcome, new_session
 
-TESTS = ("test.py", "tests/storage/test_reports.py", "tests/storage/test_transfer.py")
+TESTS = ("test.py", "tests/storage/test_reports.py")
 FEW, MANY = 2_000, 10_000
 SECONDS = 2.0
 """How long there is load after each fault."""

@@ -20,7 +20,7 @@ from queries.customer_lists import (
     count_customers as count_customers,
     find_customers as find_customers,
 )
-from queries.dialects import dialects, lock
+from queries.dialects import dialects, horizon, lock
 from queries.erasure import (
     forget_some as forget_some,
     hide_for_good,
@@ -85,9 +85,11 @@ from queries.records import (
 )
 from queries.undo import undo_change as undo_change
 from storage.engine import (
+    READING as READING,
     DiskFullError as DiskFullError,
     Engine as Engine,
     OverloadedError as OverloadedError,
+    Reading as Reading,
     RecordedInsert,
     Row,
     StartupError as StartupError,
@@ -337,8 +339,26 @@ def delete_purchases(
     return Written(len(rows), change)
 
 
-async def connect(url: str) -> Engine:
-    """Open the database that a URL names. StartupError."""
+TABLES = ("history", "customer", "purchases")
+"""The tables whose ids lists and the feed go by."""
+
+
+def check_replica(url: str, replica_url: str | None) -> None:
+    """Raise StartupError for a replica of what can have none."""
+    if replica_url is not None and not (is_postgres(url) and is_postgres(replica_url)):
+        raise StartupError(
+            "READ_DATABASE_URL: a replica is of PostgreSQL, and so is DATABASE_URL then"
+        )
+
+
+async def connect(url: str, replica_url: str | None = None) -> Engine:
+    """Open the database that a URL names, and a replica of it. StartupError."""
+    check_replica(url, replica_url)
+    if replica_url is not None:
+        from storage.replica_reads import ReplicatedEngine
+
+        horizons = {table: horizon(table) for table in TABLES}
+        return await ReplicatedEngine.open(url, replica_url, horizons)
     if is_postgres(url):
         from storage.postgres_engine import PostgresEngine
 

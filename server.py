@@ -31,8 +31,9 @@ from api.database import DATABASE, HISTORY_DAYS
 from api.event_stream import BROADCAST, Broadcast
 from api.middleware import CORS, METRICS, Frame, expects, instrument
 from api.responses import ProblemError
-from api.routing import ROUTE_TABLE, RouteTable
+from api.routing import ROUTE_TABLE, Handler, Route, RouteTable
 from api.shares import SHARES, Shares
+from api.staleness import age_header, instrument_read
 from api.targets import HostCheck
 from runtime import limits, workers
 from runtime.access_log import STDERR, AccessLog, LogHandler, format_for
@@ -78,6 +79,13 @@ def _make_metrics(settings: Settings) -> Metrics:
     return Metrics(handlers.VERSION, access_log)
 
 
+def _instrument(settings: Settings, frame: Frame, route: Route) -> Handler:
+    """Return the handler of a route, with what every request needs around it."""
+    if settings.read_database_url is not None and route.method == "GET":
+        return instrument_read(route, frame)
+    return instrument(route, frame)
+
+
 def init_app(
     settings: Settings = DEFAULTS, authenticator: Authenticator | None = None
 ) -> web.Application:
@@ -94,10 +102,11 @@ def init_app(
     app[HISTORY_DAYS] = settings.history_days
     app[pages.STATIC_FILES] = _static_files(authenticator.tokens is not None)
     app[ROUTE_TABLE] = RouteTable(handlers.ROUTES)
-    app[ROUTE_TABLE].add_to(app.router, lambda route: instrument(route, frame), expects)
+    app[ROUTE_TABLE].add_to(app.router, partial(_instrument, settings, frame), expects)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
-        engine = await db.connect(settings.database_url)
+        urls = settings.database_url, settings.read_database_url
+        engine = await db.connect(*urls)
         metrics.engine = app[DATABASE] = engine
         background = upkeep.start(engine, settings.history_days)
         metrics.start()
@@ -111,6 +120,7 @@ def init_app(
 
     async def finish_head(request: web.Request, stream: web.StreamResponse) -> None:
         stream.headers.extend(cors.headers(request.headers, request.method))
+        stream.headers.extend(age_header())
         del stream.headers["Server"]  # no other response has it
 
     app.cleanup_ctx.append(database)
@@ -335,6 +345,7 @@ def run(settings: Settings, parser: Parser) -> None:
         authenticator = _make_authenticator(settings)
         if settings.workers > 1:
             _check_workers(settings.database_url)
+        db.check_replica(settings.database_url, settings.read_database_url)
     except db.StartupError as exc:
         faults.append(str(exc))
     if faults:

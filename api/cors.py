@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 EXPOSED_HEADERS = (
-    "Change, Content-Location, Deprecation, ETag, Feed-Cursor, Idempotency-Replayed, "
-    "Link, Location, Preference-Applied, Retry-After, Total-Count, WWW-Authenticate, "
-    "X-Request-Id"
+    "Age, Change, Content-Location, Deprecation, ETag, Feed-Cursor, "
+    "Idempotency-Replayed, Link, Location, Preference-Applied, Retry-After, "
+    "Total-Count, WWW-Authenticate, X-Request-Id"
 )
 ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
+    "Authorization, Change, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
     "Last-Event-ID, Prefer, X-Request-Id"
 )
 

@@ -10,7 +10,14 @@ and customers have theirs in `change`, NULL for the creation.
 from typing import NamedTuple
 
 from queries.dialects import dialects, horizon, lock
-from storage.engine import RecentStatement, Row, Statement, Unit
+from storage.engine import (
+    SLEEP,
+    HorizonStatement,
+    RecentStatement,
+    Row,
+    Statement,
+    Unit,
+)
 
 MAX_ID = 2**63 - 1
 
@@ -46,8 +53,10 @@ SELECT ?, ?, nullif(?, ''), 'purchase.deleted', p.customer_id, p.id,
 FROM purchases p WHERE p.customer_id = ? AND p.id IN ({ids}) ORDER BY p.id""")
 TIP = "coalesce((SELECT max(id) FROM history), (SELECT pruned FROM history_start))"
 """The last row of the feed, on SQLite."""
-HORIZON = Statement(
-    sqlite=f"SELECT tip, tip FROM (SELECT {TIP} AS tip)", postgres=horizon("history")
+HORIZON = HorizonStatement(
+    "history",
+    sqlite=f"SELECT tip, tip FROM (SELECT {TIP} AS tip)",
+    postgres=horizon("history"),
 )
 """The last row of the history before which none can still come, and the last id."""
 
@@ -71,7 +80,6 @@ def next_change() -> Unit[int]:
     return int(change)
 
 
-SLEEP = Statement(postgres="SELECT pg_sleep(?)")
 WAIT_SECONDS, WAITS = 0.005, 200
 """How often, and how many times, to look whether writers under way have ended."""
 
@@ -85,12 +93,15 @@ class Ids(NamedTuple):
     """
 
     recent: RecentStatement
-    now: Statement
+    now: HorizonStatement
 
 
 def _ids_of(table: str) -> Ids:
     sql = f"SELECT * FROM ({horizon('history')}) AS h, ({horizon(table)}) AS t"
-    return Ids(RecentStatement(postgres=sql), Statement(postgres=sql))
+    tables = "history", table
+    return Ids(
+        RecentStatement(*tables, postgres=sql), HorizonStatement(*tables, postgres=sql)
+    )
 
 
 CUSTOMER_IDS, PURCHASE_IDS = _ids_of("customer"), _ids_of("purchases")

@@ -126,6 +126,10 @@ class Settings(NamedTuple):
             "`sqlite:///relative`, `sqlite:////absolute` or `postgresql://…`", _url
         ),
     ] = "sqlite:///db.sqlite3"
+    read_database_url: Annotated[
+        str | None,
+        Setting("a replica of PostgreSQL that reads are from, `postgresql://…`", _url),
+    ] = None
     workers: Annotated[int, Setting("processes that share the port", _workers)] = 1
     api_tokens_file: Annotated[
         Path | None,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import ContextVar
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, TypeVarTuple
@@ -50,10 +51,28 @@ class RecordedInsert(Statement):
         self.record = record
 
 
-class RecentStatement(Statement):
-    """A SELECT without parameters whose rows may be a moment old."""
+class HorizonStatement(Statement):
+    """A SELECT of how far the ids of some tables are settled, and the last ones drawn.
+
+    It has no parameters, and a row of two columns for each table. Only a primary of
+    PostgreSQL can tell.
+    """
+
+    __slots__ = ("tables",)
+
+    def __init__(self, *tables: str, sqlite: str = "", postgres: str) -> None:
+        super().__init__(sqlite=sqlite, postgres=postgres)
+        self.tables = tables
+
+
+class RecentStatement(HorizonStatement):
+    """One whose rows may be a moment old."""
 
     __slots__ = ()
+
+
+SLEEP = Statement(postgres="SELECT pg_sleep(?)")
+"""Waits some seconds for the writers that are under way."""
 
 
 Unit = Generator[tuple[Statement, Row], list[Row], T]
@@ -103,6 +122,24 @@ def check_wait(seconds: float) -> None:
     """Raise OverloadedError for a unit that would wait longer than QUEUE_SECONDS."""
     if seconds > QUEUE_SECONDS:
         raise OverloadedError("too many requests are waiting", ceil(seconds))
+
+
+class Reading:
+    """What the reads of one request must show, and how old that was what they found."""
+
+    __slots__ = ("age", "change", "primary_read")
+
+    def __init__(self) -> None:
+        self.change: int | None = None
+        """A change that must be there."""
+        self.age: float | None = None
+        """Seconds since the primary answered last; None where it was asked."""
+        self.primary_read = 0.0
+        """When one of the reads was from the primary, by the loop's clock."""
+
+
+READING: ContextVar[Reading | None] = ContextVar("reading", default=None)
+"""That of the request under way; without it nothing is read from a replica."""
 
 
 class EngineStats(NamedTuple):

@@ -1,9 +1,10 @@
 """Follow the feed while many write, and look for what it left out.
 
-    python -m checks.feed [--seconds 5] [--only sqlite,workers,postgres]
+    python -m checks.feed [--seconds 5] [--only sqlite,workers,postgres,replica]
 
 Writers add, update, delete and undo, all on the same few customers, through one SQLite
-process, two SQLite processes, or two processes on PostgreSQL. Readers follow the feed
+process, two SQLite processes, or two processes on PostgreSQL, also with a replica that
+they read from. Readers follow the feed
 in pages and as server-sent events, lose their connections in the middle of replies and
 go on from the last cursor that they had seen. Each must have every row of every
 acknowledged write once, all in the same order, and each row must say of before what
@@ -26,7 +27,7 @@ from checks.feed.lists import ListFollower, SnapshotReader
 from checks.feed.verdict import Verdict, judge
 from checks.feed.writers import World, Writer
 from checks.support.feed_reader import FeedReader
-from checks.support.postgres_cluster import cluster
+from checks.support.postgres_cluster import cluster, folders
 from checks.support.server_process import print_table, serving
 from checks.support.write_log import new_session
 
@@ -68,10 +69,31 @@ def two_servers() -> Iterator[Urls]:
             yield [first.url, second.url]
 
 
+@contextmanager
+def two_servers_and_a_replica() -> Iterator[Urls]:
+    """Serve a PostgreSQL database by two processes that read from its standby."""
+    with (
+        tempfile.TemporaryDirectory() as one,
+        tempfile.TemporaryDirectory() as two,
+        cluster() as postgres,
+        folders() as folder,
+    ):
+        standby = postgres.new_standby(folder, "standby")
+        url = postgres.new_schema()
+        replica_url = url.replace(postgres.host, standby.host)
+        env = {"DATABASE_URL": url, "READ_DATABASE_URL": replica_url}
+        try:
+            with serving(Path(one), env) as first, serving(Path(two), env) as second:
+                yield [first.url, second.url]
+        finally:
+            standby.kill()
+
+
 ENGINES: dict[str, Callable[[], AbstractContextManager[Urls]]] = {
     "sqlite": one_process,
     "workers": two_workers,
     "postgres": two_servers,
+    "replica": two_servers_and_a_replica,
 }
 
 

@@ -158,8 +158,9 @@ async def test_sample_that_was_never_sent(pair: Pair, serve: Serve) -> None:
     await add(api)
     state = engine_of(api).state
     held = await state.sample()
-    while state.held is None or state.held.asked < held.asked:
-        await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(
+        wait_until, lambda: state.held is not None and state.held.asked >= held.asked
+    )
     pair.pause()
     pair.primary.sql("SELECT pg_logical_emit_message(false, 'x', 'y')")
     await state.sample()

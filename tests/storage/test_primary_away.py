@@ -17,7 +17,7 @@ from tests.storage.replicas import (
     names_on,
     slow_writer,
 )
-from tests.support import JOHN, PHONE, list_names, wait_until
+from tests.support import JOHN, PHONE, POSTGRES, list_names, wait_until
 
 
 async def test_own_writes(pair: Pair, serve: Serve) -> None:
@@ -131,7 +131,8 @@ async def test_change_of_another_server(
     assert wait_until(lambda: len(names_on(pair.standby, other)) == 4)
     await other(f"GET /api/v1/customer/{number}", Change=change)
     # Whether rows before it are still to come nobody knows.
-    await other("GET /api/v1/customers", None, 503, Change=change)
+    for path in ("customers", "changes"):
+        await other(f"GET /api/v1/{path}", None, 503, Change=change)
     assert len((await other("GET /api/v1/customers")).data) == 1
 
 
@@ -187,16 +188,22 @@ async def test_promotion(own_pair: Pair, serve: Serve) -> None:
     assert len(await list_names(api)) == 2
 
 
-async def test_frozen_primary(pair: Pair, serve: Serve) -> None:
-    """Nobody answers, and nobody says so."""
+async def test_frozen_primary(
+    pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody answers, and nobody says so: no read waits for what it has asked."""
+    monkeypatch.setattr(importlib.import_module(POSTGRES), "UNIT_SECONDS", 600.0)
     api = await serve(*pair.urls())
     number, _ = await add(api)
     await engine_of(api).state.sample()
     pair.catch_up()
     pair.primary.freeze()
-    for path in (f"customer/{number}", "customers"):
-        assert (await api(f"GET /api/v1/{path}")).headers["Age"] == AGE
-    pair.primary.kill()
+    try:
+        async with asyncio.timeout(60):
+            for path in (f"customer/{number}", "customers"):
+                assert (await api(f"GET /api/v1/{path}")).headers["Age"] == AGE
+    finally:
+        pair.primary.kill()
 
 
 async def test_list_that_a_page_is_missing_of(pair: Pair, serve: Serve) -> None:

@@ -3,7 +3,7 @@
 Before it reads, a replica must have caught up with a *sample* of the primary that was
 taken after the read came: how far its log was written, and up to where ids were
 settled. All reads that came before a sample was sent share it, as in etcd's ReadIndex.
-While the primary is away, reads go on from a replica that holds all of the last sample
+While the primary is away, reads go on from a replica that holds all of a late sample
 and every change that was acknowledged after it.
 """
 
@@ -197,13 +197,21 @@ class ReplicatedEngine:
     async def _watch(self) -> None:
         """Take samples for ever, also while nobody reads."""
         while True:
-            with suppress(TimeoutError, *REPLICA_ERRORS):
-                sample = await self.state.sample()
-                if self._time() >= self._replica_due:
-                    async with asyncio.timeout(WATCH_SECONDS):
-                        await self.replica.read(_catch_up, Needs(sample))
-                    self.state.confirm(sample)
+            with suppress(UnavailableError):
+                await self._try_replica(await self.state.sample())
             await self.state.pause()
+
+    async def _try_replica(self, sample: Sample) -> None:
+        """Look whether the replica holds a sample."""
+        if self._time() < self._replica_due:
+            return
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                await self.replica.read(_catch_up, Needs(sample))
+        except (TimeoutError, *REPLICA_ERRORS):
+            self._replica_due = self._time() + REST_SECONDS
+        else:
+            self.state.confirm(sample)
 
     async def _read_primary(
         self, reading: Reading, kind: str, query: Callable[[*Ts], Unit[T]], *args: *Ts

@@ -1,6 +1,7 @@
 """Fixtures of tests of the engines."""
 
 import asyncio
+import importlib
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +9,7 @@ from pytest_aiohttp import AiohttpClient
 
 import server
 from runtime.settings import Settings
-from tests.storage.replicas import Pair, Serve, new_pair
+from tests.storage.replicas import READS, Pair, Serve, new_pair
 from tests.support import ApiClient, LimitedServer
 
 
@@ -35,8 +36,10 @@ def own_pair() -> Iterator[Pair]:
 
 
 @pytest.fixture
-def serve(aiohttp_client: AiohttpClient) -> Serve:
+def serve(aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Return a function that serves a database and its replica."""
+    # A replica that a slow machine holds up is asked again at once.
+    monkeypatch.setattr(importlib.import_module(READS), "REST_SECONDS", 0.0)
 
     async def start(url: str, replica_url: str) -> ApiClient:
         await asyncio.to_thread(server.try_make_db, url)

@@ -16,6 +16,7 @@ async def test_replica_carries_long_reads(pair: Pair, serve: Serve) -> None:
     """And single rows come from the primary, which costs it no more than a sample."""
     api = await serve(*pair.urls())
     number, _ = await add(api)
+    pair.catch_up()
     engine = engine_of(api)
     for path in (
         "customers?name=ohn",

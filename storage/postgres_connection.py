@@ -1,9 +1,10 @@
 """Connections to PostgreSQL that run units of work, over asyncpg."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic
 
 from storage.engine import (
     SINGLE_QUERIES,
@@ -41,6 +42,34 @@ SESSION = DURABLE_SESSION + session({**TEXT, **READ_COMMITTED, **LIMITS})
 READ_SESSION = f"{SESSION} SET default_transaction_read_only = on;"
 SNAPSHOT = "REPEATABLE READ"
 BEGIN_SNAPSHOT = f"BEGIN ISOLATION LEVEL {SNAPSHOT} READ ONLY"
+
+
+@dataclass(slots=True)
+class Job(Generic[T]):
+    """A unit of work of one statement, and its outcome."""
+
+    query: Callable[..., Unit[T]]
+    args: tuple[Any, ...]
+    result: T | None = None
+    error: Exception | None = None
+    """What the query itself has raised, and not the database."""
+
+
+def run_jobs(jobs: Sequence[Job[Any]]) -> Unit[None]:
+    """Run several units as one, which fails as a whole if one of its statements does.
+
+    The error of a query, whose statement did nothing then, is that of its job alone.
+    """
+    for job in jobs:
+        try:
+            job.result = yield from job.query(*job.args)
+        except Exception as exc:
+            job.error = exc
+
+
+def _lock_timeout(query: Callable[..., Any]) -> str:
+    """Return what goes with the BEGIN: no unit of several waits for the lock of one."""
+    return "; SET LOCAL lock_timeout = '50ms'" if query is run_jobs else ""
 
 
 def time_text(text: str) -> str:
@@ -195,7 +224,7 @@ class PostgresConnection:
         if query in SINGLE_QUERIES:  # a statement is a transaction
             async with self._committing():
                 return await self._run_unit(unit)
-        await self.raw.execute("BEGIN")
+        await self.raw.execute("BEGIN" + _lock_timeout(query))
         result = await self._run_unit(unit)
         async with self._committing():
             await self.raw.execute("COMMIT")
@@ -281,7 +310,7 @@ class PooledConnection(PostgresConnection):
     async def run(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
         """Run a unit as one transaction. UncertainError, errors of asyncpg."""
         try:
-            await self.raw.execute(self.begin)
+            await self.raw.execute(self.begin + _lock_timeout(query))
         except asyncpg.FeatureNotSupportedError as exc:
             if self.writing:  # so says a standby
                 raise asyncpg.ReadOnlySQLTransactionError(str(exc)) from exc

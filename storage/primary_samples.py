@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from storage.engine import HorizonStatement, Row, Statement, UnavailableError, Unit
-from storage.postgres_engine import ConnectionPool, PostgresEngine
+from storage.postgres_engine import PostgresEngine
 from storage.postgres_hosts import ERRORS
+from storage.postgres_pool import ConnectionPool
 
 LOG = logging.getLogger("server")
 

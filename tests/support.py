@@ -32,7 +32,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 ENGINES = ("sqlite", "postgresql")
 
 
-POSTGRES = "storage.postgres_engine"
+POSTGRES, POSTGRES_POOL = "storage.postgres_engine", "storage.postgres_pool"
 
 
 one_engine = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

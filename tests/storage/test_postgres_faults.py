@@ -16,7 +16,7 @@ import db
 import server
 from storage import schema
 from storage.engine import Statement
-from tests.support import POSTGRES, author, by
+from tests.support import POSTGRES, POSTGRES_POOL, author, by
 
 
 class Role(NamedTuple):
@@ -214,7 +214,7 @@ async def test_few_connections(
 async def test_idle_connections_are_closed(
     postgresql_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module(POSTGRES), "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(importlib.import_module(POSTGRES_POOL), "IDLE_SECONDS", 0.2)
     role = new_role(postgresql_cluster)
     async with opened(role.url) as engine:
         await asyncio.gather(*(add(engine) for _ in range(100)))

@@ -14,7 +14,7 @@ import db
 import server
 from storage.engine import UNKNOWN_OUTCOME, Statement
 from tests.storage.test_postgres_faults import add, new_role, opened
-from tests.support import POSTGRES, by, wait_until
+from tests.support import POSTGRES, POSTGRES_POOL, by, wait_until
 
 HOSTS = "storage.postgres_hosts"
 STALE = "behind one seen before"
@@ -119,7 +119,7 @@ async def test_zombie_primary_that_writes_wait_for(
         ends = await asyncio.gather(*writes, return_exceptions=True)
         took = asyncio.get_running_loop().time() - began
         assert {str(end) for end in ends} == {UNKNOWN_OUTCOME}
-        assert took < importlib.import_module(POSTGRES).UNIT_SECONDS / 2
+        assert took < importlib.import_module(POSTGRES_POOL).UNIT_SECONDS / 2
         await engine.check()
         await add(engine)
 
@@ -214,7 +214,7 @@ async def test_ready_only_once_commits_end(
 ) -> None:
     """Where a standby is missing, writes begin as ever and nobody vouches for them."""
     module = importlib.import_module(POSTGRES)
-    monkeypatch.setattr(module, "UNIT_SECONDS", 1.0)
+    monkeypatch.setattr(f"{POSTGRES_POOL}.UNIT_SECONDS", 1.0)
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.4)
     role = new_role(postgresql_cluster)
     async with opened(role.url) as engine:
@@ -234,8 +234,8 @@ async def test_ready_only_while_commits_end(
 ) -> None:
     """A write that takes long is doubted before it has come to its end."""
     module = importlib.import_module(POSTGRES)
-    monkeypatch.setattr(module, "UNIT_SECONDS", 2.0)
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(f"{POSTGRES_POOL}.UNIT_SECONDS", 2.0)
+    monkeypatch.setattr(f"{POSTGRES_POOL}.SLOW_SECONDS", 0.2)
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.8)
     role = new_role(postgresql_cluster)
     async with opened(role.url) as engine:
@@ -255,7 +255,7 @@ async def test_repetition_that_nobody_vouches_for(
     postgresql_cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response stored where no standby has it is no more certain than the write."""
-    monkeypatch.setattr(importlib.import_module(POSTGRES), "UNIT_SECONDS", 3.0)
+    monkeypatch.setattr(importlib.import_module(POSTGRES_POOL), "UNIT_SECONDS", 3.0)
     role = new_role(postgresql_cluster)
     waiting = f"usename = '{role.name}' AND wait_event = 'SyncRep'"
     stop = f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {waiting}"

@@ -12,7 +12,7 @@ import server
 from storage.engine import UNKNOWN_OUTCOME
 from storage.postgres_settings import begin
 from tests.storage.test_postgres_engine import SyncRepWarning
-from tests.support import POSTGRES, author, by
+from tests.support import POSTGRES, POSTGRES_POOL, author, by
 
 
 @pytest.fixture(params=["", "&pgbouncer=true"], ids=["direct", "pooled"])
@@ -128,7 +128,7 @@ async def test_attempts_come_to_an_end(
 
     with pytest.raises(db.UnavailableError, match="collided"):
         await engine.write(collide)
-    assert len(ran) == importlib.import_module(POSTGRES).ATTEMPTS
+    assert len(ran) == importlib.import_module(POSTGRES_POOL).ATTEMPTS
 
 
 async def test_standby_that_was_missed(engine: Any) -> None:
@@ -195,7 +195,7 @@ async def test_turn_that_does_not_come(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module(POSTGRES)
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(f"{POSTGRES_POOL}.TURN_SECONDS", 0.1)
     for _ in range(module.WRITERS):
         await engine.writer._free.acquire()
     with pytest.raises(db.UnavailableError, match="too long for its turn"):
@@ -210,7 +210,7 @@ async def test_unit_that_takes_too_long(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connection is given up, and the next unit has another."""
-    monkeypatch.setattr(importlib.import_module(POSTGRES), "UNIT_SECONDS", 0.3)
+    monkeypatch.setattr(importlib.import_module(POSTGRES_POOL), "UNIT_SECONDS", 0.3)
     sleep = importlib.import_module("storage.engine").Statement("SELECT pg_sleep(5)")
 
     def slow() -> db.Unit[None]:

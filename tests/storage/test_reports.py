@@ -217,7 +217,7 @@ async def test_limits_of_the_engine(
     if engine.name.startswith("SQLite"):
         monkeypatch.setattr("storage.batch_queue.BATCH_SECONDS", 0.2)
     else:
-        monkeypatch.setattr("storage.postgres_engine.UNIT_SECONDS", 0.2)
+        monkeypatch.setattr("storage.postgres_pool.UNIT_SECONDS", 0.2)
     with pytest.raises(UnavailableError):
         await engine.report(endless)
     assert await becomes(engine, running=False)

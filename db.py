@@ -20,7 +20,7 @@ from queries.customer_lists import (
     count_customers as count_customers,
     find_customers as find_customers,
 )
-from queries.dialects import dialects, horizon, lock
+from queries.dialects import dialects, horizon
 from queries.erasure import (
     forget_some as forget_some,
     hide_for_good,
@@ -117,14 +117,7 @@ INSERT INTO customer (name, address, date_created, name_folded) VALUES (?, ?, ?,
 INSERT INTO history (at, caller, action, customer_id)
 SELECT ?, nullif(?, ''), 'customer.created', id FROM customer WHERE id BETWEEN ? AND ?
 ORDER BY id""",
-    postgres=f"""
-WITH turn AS MATERIALIZED (SELECT {lock("customer")}, {lock("history")}),
-added AS (
-    INSERT INTO customer (name, address, date_created, name_folded)
-    SELECT ?, ?, ?, ? FROM turn RETURNING id
-)
-INSERT INTO history (at, caller, action, customer_id)
-SELECT ?, nullif(?, ''), 'customer.created', id FROM added RETURNING customer_id, id""",
+    postgres="SELECT customer_id, number FROM add_customer(?, ?, ?, ?, ?, ?)",
 )
 CUSTOMER_COLUMNS = "id, name, address, date_created, version"
 SELECT_CUSTOMER = Statement(f"""
@@ -225,38 +218,37 @@ INSERT INTO history (at, caller, action, customer_id, purchase_id)
 SELECT ?, nullif(?, ''), 'purchase.added', p.customer_id, p.id
 FROM purchases p CROSS JOIN customer c ON c.id = p.customer_id
 WHERE p.id BETWEEN ? AND ? AND c.deleted IS NULL ORDER BY p.id""",
-    # Waits for a transaction that deletes the customer, and then finds none.
-    postgres=f"""
-WITH owner AS MATERIALIZED (
-    SELECT id FROM customer WHERE id = $4 AND deleted IS NULL FOR KEY SHARE
-),
-turn AS MATERIALIZED (SELECT id, {lock("purchases")}, {lock("history")} FROM owner),
-added AS (
-    INSERT INTO purchases (purchase_name, quantity, date_created, customer_id)
-    SELECT $1, $2, $3, id FROM turn RETURNING id, customer_id
-)
-INSERT INTO history (at, caller, action, customer_id, purchase_id)
-SELECT $5, nullif($6, ''), 'purchase.added', customer_id, id FROM added
-RETURNING purchase_id, id""",
+    postgres="""
+SELECT purchase_id, number FROM add_purchase(?, ?, ?, ?, ?, ?)
+WHERE purchase_id IS NOT NULL""",
 )
 
 
-SELECT_PURCHASE = dialects(f"""
+SELECT_PURCHASE = dialects(
+    f"""
 SELECT {PURCHASE_COLUMNS} FROM purchases p
-WHERE p.customer_id = ? AND p.id = ? AND {{visible}}""")
+WHERE p.customer_id = ?1 AND p.id = ?2 AND {{visible}}""",
+    owner="?1",
+)
 SELECT_OWNER = Statement("SELECT customer_id FROM purchases WHERE id = ?")
 LOCK_OWNER = Statement(postgres="SELECT id FROM customer WHERE id = ? FOR KEY SHARE")
-LOCK_PURCHASE = dialects("""
+LOCK_PURCHASE = dialects(
+    """
 SELECT p.version, {purchase_image} FROM purchases p
-WHERE p.customer_id = ? AND p.id = ? AND {visible} {for_update}""")
+WHERE p.customer_id = ?1 AND p.id = ?2 AND {visible} {for_update}""",
+    owner="?1",
+)
 UPDATE_PURCHASE = Statement(f"""
 UPDATE purchases SET purchase_name = coalesce(?, purchase_name),
     quantity = coalesce(?, quantity), last_updated = ?, version = version + 1,
     change = ?
 WHERE customer_id = ? AND id = ? RETURNING {PURCHASE_COLUMNS}""")
-SELECT_CHOSEN = dialects("""
+SELECT_CHOSEN = dialects(
+    """
 SELECT p.id FROM purchases p
-WHERE p.customer_id = ? AND p.id IN ({ids}) AND {visible}""")
+WHERE p.customer_id = ? AND p.id IN ({ids}) AND {visible}""",
+    owner="?",
+)
 DELETE_CHOSEN = dialects("""
 DELETE FROM purchases WHERE customer_id = ? AND id IN ({ids})""")
 
@@ -328,14 +320,15 @@ def delete_purchases(
 ) -> Unit[Written[int]]:
     """Delete the customer's among some purchases; return how many. NotFoundError."""
     yield from _lock_customer(customer_id)
-    rows = yield SELECT_CHOSEN, (customer_id, json.dumps(purchase_ids))
+    wanted = customer_id, json.dumps(purchase_ids), customer_id
+    rows = yield SELECT_CHOSEN, wanted
     if not rows:
         return Written(0, None)
-    chosen = customer_id, json.dumps([number for (number,) in rows])
-    change = yield from next_change()
-    values = change, author.at, author.caller, author.keeps_images
-    yield RECORD_DELETED, (*values, *chosen)
-    yield DELETE_CHOSEN, chosen
+    chosen = json.dumps([number for (number,) in rows])
+    change, ids = yield from next_change(len(rows))
+    written = change, author.at, author.caller, ids and json.dumps(ids)
+    yield RECORD_DELETED, (customer_id, *written, author.keeps_images, chosen)
+    yield DELETE_CHOSEN, (customer_id, chosen)
     return Written(len(rows), change)
 
 

@@ -8,7 +8,7 @@ Dates never change. A purchase that is brought back widens its block.
 
 from collections.abc import Iterable
 
-from queries.dialects import dialects
+from queries.dialects import of_customer
 from queries.history import MAX_ID, PURCHASE_IDS
 from storage.engine import Statement, Unit
 
@@ -20,7 +20,7 @@ IN_TIME = {"purchased_from": "newest >= ?", "purchased_before": "oldest < ?"}
 """What a block must be to hold a purchase that a filter lets through."""
 
 SELECT_UNFILLED = Statement(f"""
-SELECT min(id), (SELECT max(id) FROM purchases) FROM purchases WHERE id >= {TAIL}""")
+SELECT min(id), max(id) FROM purchases WHERE id >= {TAIL}""")
 FILL_BLOCK = Statement("""
 INSERT INTO purchase_blocks (block, oldest, newest)
 SELECT ? + 0, oldest, newest FROM (
@@ -30,16 +30,19 @@ SELECT ? + 0, oldest, newest FROM (
 ON CONFLICT (block) DO NOTHING""")
 LOCK_BLOCKS = Statement(postgres="SELECT pg_advisory_xact_lock(1129337649, 1)")
 """Lets purchases come back to a block before it is filled in, or after."""
-WIDEN_BLOCKS = dialects(f"""
+WIDEN_BLOCKS = of_customer(
+    f"""
 INSERT INTO purchase_blocks (block, oldest, newest)
 SELECT p.id / {BLOCK_IDS}, min(p.date_created), max(p.date_created)
-FROM purchases p WHERE p.id < {TAIL} AND p.id IN (
+FROM purchases p WHERE p.id < {TAIL} [AND p.customer_id] AND p.id IN (
     SELECT purchase_id FROM history
-    WHERE change = ? AND action = 'purchase.restored')
+    WHERE change = ?1 AND action = 'purchase.restored' [AND customer_id])
 GROUP BY 1
 ON CONFLICT (block) DO UPDATE
 SET oldest = {{least}}(purchase_blocks.oldest, excluded.oldest),
-    newest = {{greatest}}(purchase_blocks.newest, excluded.newest)""")
+    newest = {{greatest}}(purchase_blocks.newest, excluded.newest)""",
+    1,
+)
 
 
 def is_fillable() -> Unit[bool]:
@@ -63,10 +66,13 @@ def fill_blocks() -> Unit[bool]:
     return True
 
 
-def widen_blocks(change: int) -> Unit[None]:
-    """Have the blocks cover the purchases that a change has brought back."""
+def widen_blocks(change: int, owner: tuple[int, ...]) -> Unit[None]:
+    """Have the blocks cover the purchases that a change has brought back.
+
+    `owner` is empty if it has several customers.
+    """
     yield LOCK_BLOCKS, ()
-    yield WIDEN_BLOCKS, (change,)
+    yield WIDEN_BLOCKS[len(owner)], (change, *owner)
 
 
 def in_time(filters: Iterable[str]) -> str:

@@ -1,5 +1,7 @@
 """The pieces of SQL in which the engines differ, by name."""
 
+import re
+
 from storage.engine import Statement
 
 PG_TIME = """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00:00"')"""
@@ -16,7 +18,7 @@ def lock(table: str) -> str:
 
     The lock blocks nobody. Its key is the last id that was drawn before it, so that who
     reads knows which ids may still come: those above the least key. Its first 16 bits
-    are of the sequence.
+    are of the sequence. The function `lock_ids` of the database takes the same.
     """
     sequence = f"{table}_id_seq"
     return f"""pg_advisory_xact_lock_shared(
@@ -88,9 +90,13 @@ FIELDS = {
 
 SQLITE = {
     "ids": "SELECT value FROM json_each(?)",
+    "ids_of_7": "SELECT value FROM json_each(?7)",
     "for_update": "",  # there is one writer at a time
-    "for_key_share": "",
     "with_ids": "",
+    "drawn_id": "?5",
+    "place_h": "h.id",
+    "place_p": "p.id",
+    "join_drawn": "",
     "cross_join": "CROSS JOIN",  # keeps the order of the tables
     "binary": "",
     "sums_as_json": """json_group_array(json_object(
@@ -111,9 +117,16 @@ SQLITE = {
 }
 POSTGRES = {
     "ids": "SELECT value::bigint FROM json_array_elements_text(?)",
+    "ids_of_7": "SELECT value::bigint FROM json_array_elements_text(?7)",
     "for_update": "FOR UPDATE",
-    "for_key_share": "FOR KEY SHARE",
     "with_ids": "OVERRIDING SYSTEM VALUE",
+    "drawn_id": "drawn.id",
+    "place_h": "row_number() OVER (ORDER BY h.id)",
+    "place_p": "row_number() OVER (ORDER BY p.id)",
+    "join_drawn": """JOIN (
+    SELECT value::bigint AS id, n
+    FROM json_array_elements_text(?5) WITH ORDINALITY AS ids (value, n)
+) AS drawn ON drawn.n = r.place""",
     "cross_join": "JOIN",
     "binary": 'COLLATE "C"',
     "sums_as_json": PG_ROWS,
@@ -126,8 +139,9 @@ POSTGRES = {
         ELSE p.purchase_name IN (SELECT json_array_elements_text(?)) END""",
     "name_beyond_ascii": """
         octet_length(p.purchase_name) <> char_length(p.purchase_name)""",
-    "only_purchases": """json_build_object(
-        'purchases', coalesce((before::json->>'purchases')::bigint, 0))::text""",
+    # Only of functions that are IMMUTABLE: shards run no others in an UPDATE.
+    "only_purchases": """'{"purchases" : '
+        || coalesce(before::json->>'purchases', '0') || '}'""",
     **{name: f"(h.before::json->>'{name}')::{kind}" for name, kind in FIELDS.items()},
     **{
         name: f"{_image(values, 'json_build_object', PG_TIME)}::text"
@@ -139,7 +153,8 @@ SHARED = {
     "visible": """NOT EXISTS (
         SELECT 1 FROM (
             SELECT first FROM hidden
-            WHERE hidden.customer_id = p.customer_id AND hidden.last >= p.id
+            WHERE hidden.customer_id = p.customer_id [AND hidden.customer_id]
+                AND hidden.last >= p.id
             ORDER BY hidden.last LIMIT 1
         ) AS next WHERE next.first <= p.id
     )"""
@@ -153,10 +168,33 @@ def numbered(sql: str) -> str:
     return sql.replace("?", "$") if "?1" in sql else sql
 
 
-def dialects(sql: str) -> Statement:
-    """Return a statement whose pieces in braces are those of each engine.
+OWNER_CONDITION = re.compile(r"\[(AND|WHERE) ([\w.]+)\]")
+"""A condition of a statement on one customer, as `[AND p.customer_id]`. Where each
+table has one, tables that are spread by the customer are asked on one server alone."""
+
+
+def fill_in(sql: str, pieces: dict[str, str], owner: str = "") -> str:
+    """Return SQL whose pieces in braces are those of an engine.
+
+    Conditions in brackets compare with `owner`, or are left out without one.
+    """
+    condition = rf"\1 \2 = {owner}" if owner else ""
+    return OWNER_CONDITION.sub(condition, sql.format(**SHARED, **pieces))
+
+
+def dialects(sql: str, owner: str = "") -> Statement:
+    """Return a statement whose pieces are filled in, for each engine.
 
     Parameters are `?`, or `?1` where one is needed more than once.
     """
-    postgres = numbered(sql.format(**SHARED, **POSTGRES))
-    return Statement(sqlite=sql.format(**SHARED, **SQLITE), postgres=postgres)
+    postgres = numbered(fill_in(sql, POSTGRES, owner))
+    return Statement(sqlite=fill_in(sql, SQLITE, owner), postgres=postgres)
+
+
+def of_customer(sql: str, parameters: int) -> tuple[Statement, Statement]:
+    """Return a statement for several customers, and one for a single customer.
+
+    The customer is one more parameter of the second, after so many: so the number of
+    customers that are given, none or one, says which.
+    """
+    return dialects(sql), dialects(sql, f"?{parameters + 1}")

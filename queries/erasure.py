@@ -25,17 +25,21 @@ BLANK_CUSTOMER = Statement("""
 UPDATE customer SET name = '', name_folded = '', address = NULL, change = NULL,
     deleted = ? WHERE id = ?""")
 
-SELECT_PURGED_RANGE = dialects("""
-SELECT customer_id, first, last FROM hidden
-WHERE change = ?1 AND (?2 = 0 OR customer_id = ?2) LIMIT 1 {for_update}""")
-DELETE_PURCHASES = Statement("""
-DELETE FROM purchases WHERE id IN (
-    SELECT id FROM purchases WHERE customer_id = ? AND id >= ? AND id <= ? LIMIT ?
-) RETURNING id""")
-SELECT_PURGED_CUSTOMER = dialects("""
-SELECT id, coalesce(change, 0) FROM customer WHERE deleted = ?1 AND (?2 = 0 OR id = ?2)
-    AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.customer_id = customer.id)
+SELECT_OWNER_OF_RANGE = Statement("""
+SELECT customer_id FROM hidden WHERE change = ? LIMIT 1""")
+LOCK_PURGED_RANGE = dialects("""
+SELECT first, last FROM hidden WHERE customer_id = ? AND change = ?
 LIMIT 1 {for_update}""")
+DELETE_PURCHASES = dialects("""
+DELETE FROM purchases WHERE customer_id = ?1 AND id IN (
+    SELECT id FROM purchases
+    WHERE customer_id = ?1 AND id >= ?2 AND id <= ?3 LIMIT ?4 + 0
+) RETURNING id""")
+SELECT_PURGED_CUSTOMER = Statement("SELECT id FROM customer WHERE deleted = ? LIMIT 1")
+LOCK_PURGED_CUSTOMER = dialects("""
+SELECT coalesce(change, 0) FROM customer WHERE id = ?1 AND deleted = ?2
+    AND NOT EXISTS (SELECT 1 FROM hidden WHERE hidden.customer_id = ?1)
+{for_update}""")
 # Of a customer who is purged, `change` is the row up to which images are blanked.
 SELECT_IMAGES_END = Statement("""
 SELECT max(id), count(*) FROM (
@@ -62,13 +66,12 @@ SELECT_OLD_END = Statement("""
 SELECT max(id), count(*) FROM (
     SELECT id, at FROM history ORDER BY id LIMIT ? + 0
 ) AS oldest WHERE at <= ?""")
-LOCK_OLD_DELETIONS = dialects("""
-SELECT coalesce(h.change, h.id), c.id FROM history h
-JOIN customer c ON c.id = h.customer_id
-WHERE h.id <= ? AND h.action IN ('purchases.cleared', 'customer.deleted')
-ORDER BY c.id {for_update}""")
-PURGE_RANGES = Statement("UPDATE hidden SET change = ? WHERE change = ?")
-SELECT_DELETED_BY = Statement("SELECT id FROM customer WHERE deleted = ?")
+SELECT_OLD_DELETIONS = Statement("""
+SELECT customer_id, coalesce(change, id) FROM history
+WHERE id <= ? AND action IN ('purchases.cleared', 'customer.deleted')
+ORDER BY customer_id""")
+PURGE_RANGES = Statement("""
+UPDATE hidden SET change = ? WHERE customer_id = ? AND change = ?""")
 DELETE_OLD = Statement("DELETE FROM history WHERE id <= ?")
 SET_PRUNED = Statement("UPDATE history_start SET pruned = ?")
 
@@ -104,22 +107,33 @@ def purge_step(customer_id: int = 0) -> Unit[bool]:
 
     Of one customer, or of any.
     """
-    ranges = yield SELECT_PURGED_RANGE, (PURGED, customer_id)
-    for owner, first, last in ranges:
-        removed = yield DELETE_PURCHASES, (owner, first, last, STEP_ROWS)
+    if customer_id:
+        return (yield from _purge_of(customer_id))
+    for select in (SELECT_OWNER_OF_RANGE, SELECT_PURGED_CUSTOMER):
+        for (number,) in (yield select, (PURGED,)):
+            yield from _purge_of(number)
+            return True
+    return False
+
+
+def _purge_of(customer_id: int) -> Unit[bool]:
+    """Remove some of a customer; return whether there may be more."""
+    for first, last in (yield LOCK_PURGED_RANGE, (customer_id, PURGED)):
+        values = customer_id, first, last, STEP_ROWS
+        removed = yield DELETE_PURCHASES, values
         if len(removed) < STEP_ROWS:
-            yield DELETE_RANGE, (owner, last)
+            yield DELETE_RANGE, (customer_id, last)
         return True
-    customers = yield SELECT_PURGED_CUSTOMER, (PURGED, customer_id)
-    for number, blanked in customers:
-        [(end, found)] = yield SELECT_IMAGES_END, (number, blanked, STEP_ROWS)
+    for (blanked,) in (yield LOCK_PURGED_CUSTOMER, (customer_id, PURGED)):
+        [(end, found)] = yield SELECT_IMAGES_END, (customer_id, blanked, STEP_ROWS)
         if found:
-            yield BLANK_IMAGES, (number, blanked, end)
-            yield SET_BLANKED, (end, number)
-        keys = yield BLANK_KEYS, (number, STEP_ROWS)
+            yield BLANK_IMAGES, (customer_id, blanked, end)
+            yield SET_BLANKED, (end, customer_id)
+        keys = yield BLANK_KEYS, (customer_id, STEP_ROWS)
         if not found and not keys:
-            yield DELETE_CUSTOMER, (number,)
-            yield from names.forget(number)  # the blank, if it was indexed meanwhile
+            yield DELETE_CUSTOMER, (customer_id,)
+            # the blank, if it was indexed meanwhile
+            yield from names.forget(customer_id)
         return True
     return False
 
@@ -145,11 +159,12 @@ def forget_history(before: str) -> Unit[bool]:
     [(end, found)] = yield SELECT_OLD_END, (STEP_ROWS, before)
     if end is None:
         return False
-    for change, _ in (yield LOCK_OLD_DELETIONS, (end,)):
-        yield PURGE_RANGES, (PURGED, change)
-        for (customer_id,) in (yield SELECT_DELETED_BY, (change,)):
-            yield from record(author, "customer.erased", customer_id)
-            yield from hide_for_good(customer_id)
+    for customer_id, change in (yield SELECT_OLD_DELETIONS, (end,)):
+        for _, deleted in (yield LOCK_CUSTOMER, (customer_id,)):
+            yield PURGE_RANGES, (PURGED, customer_id, change)
+            if deleted == change:
+                yield from record(author, "customer.erased", customer_id)
+                yield from hide_for_good(customer_id)
     yield DELETE_OLD, (end,)
     yield SET_PRUNED, (end,)
     return bool(found == STEP_ROWS)

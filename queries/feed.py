@@ -3,23 +3,25 @@
 from functools import cache
 from typing import NamedTuple
 
-from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SHARED, SQLITE
+from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SQLITE, fill_in, numbered
 from queries.history import HORIZON, wait_for_writers
 from queries.records import NotFoundError, Page, PrunedError
 from storage.engine import Statement, Unit
 
 SCAN_ROWS = 20_000
-"""The most rows that one unit looks at for those that a filter lets through."""
+"""The most ids in which one unit looks for rows that a filter lets through. Hardly one
+is free, but for those that are no longer kept."""
 NOW = """CASE WHEN h.purchase_id IS NOT NULL THEN (
         SELECT {purchase_image} FROM purchases p
-        WHERE p.id = h.purchase_id AND {visible}
+        WHERE p.customer_id = h.customer_id [AND p.customer_id]
+            AND p.id = h.purchase_id AND {visible}
     ) WHEN h.action LIKE 'customer.%' THEN (
         SELECT {customer_image} FROM customer c
-        WHERE c.id = h.customer_id AND c.deleted IS NULL
+        WHERE c.id = h.customer_id [AND c.id] AND c.deleted IS NULL
     ) END"""
 OF_CHANGE = """h.id IN (
-    SELECT id FROM history WHERE id = ? AND change IS NULL
-    UNION ALL SELECT id FROM history WHERE change = ?)"""
+    SELECT id FROM history WHERE id = ?1 AND change IS NULL
+    UNION ALL SELECT id FROM history WHERE change = ?1)"""
 
 
 class Filters(NamedTuple):
@@ -34,13 +36,12 @@ class Filters(NamedTuple):
 SELECT_PRUNED = Statement("SELECT pruned FROM history_start")
 
 
-def _select_rows(where: str, descending: bool = False) -> Statement:
+def _select_rows(
+    where: str, limit: str, descending: bool = False, owner: str = ""
+) -> Statement:
     """Return the SELECT of a page of rows `h`: how many, the first, the last, JSON."""
-    order = f"ORDER BY h.id {'DESC' if descending else 'ASC'} LIMIT ? + 0"
-    now = {
-        name: NOW.format(**SHARED, **pieces)
-        for name, pieces in (("sqlite", SQLITE), ("postgres", POSTGRES))
-    }
+    order = f"ORDER BY h.id {'DESC' if descending else 'ASC'} LIMIT {limit} + 0"
+    sqlite, postgres = (fill_in(NOW, pieces, owner) for pieces in (SQLITE, POSTGRES))
     return Statement(
         sqlite=f"""
 SELECT count(*), min(id), max(id), json_group_array(json_object(
@@ -49,35 +50,27 @@ SELECT count(*), min(id), max(id), json_group_array(json_object(
     'before', json(before), 'now', json(now)))
 FROM (
     SELECT h.id, coalesce(h.change, h.id) AS change, h.at, h.caller, h.action,
-        h.customer_id, h.purchase_id, h.before, {now["sqlite"]} AS now
+        h.customer_id, h.purchase_id, h.before, {sqlite} AS now
     FROM history h WHERE {where} {order}
 ) AS page""",
-        postgres=f"""
+        postgres=numbered(f"""
 SELECT count(*), min(id), max(id), {PG_ROWS}
 FROM (
     SELECT h.id, coalesce(h.change, h.id) AS change, {PG_TIME.format("h.at")} AS at,
         h.caller, h.action, h.customer_id, h.purchase_id, h.before::json AS before,
-        ({now["postgres"]})::json AS now
+        ({postgres})::json AS now
     FROM history h WHERE {where} {order}
-) AS page""",
+) AS page"""),
     )
 
 
 @cache
 def _select_page(names: tuple[str, ...], descending: bool) -> Statement:
     """Return the SELECT of a page with some filters."""
-    filters = "".join(f" AND h.{name} = ?" for name in names)
-    return _select_rows(f"h.id > ? AND h.id <= ?{filters}", descending)
-
-
-@cache
-def _select_scan_end(descending: bool) -> Statement:
-    """Return the SELECT of the last of the next so many rows, and their number."""
-    furthest, order = ("min", "DESC") if descending else ("max", "ASC")
-    return Statement(f"""
-SELECT {furthest}(id), count(*) FROM (
-    SELECT id FROM history WHERE id > ? AND id <= ? ORDER BY id {order} LIMIT ? + 0
-) AS scan""")
+    places = {name: f"?{place}" for place, name in enumerate(names, 3)}
+    filters = "".join(f" AND h.{name} = {place}" for name, place in places.items())
+    where, limit = f"h.id > ?1 AND h.id <= ?2{filters}", f"?{len(names) + 3}"
+    return _select_rows(where, limit, descending, places.get("customer_id", ""))
 
 
 def read_changes(
@@ -96,26 +89,28 @@ def catch_up(filters: Filters, after: int, limit: int) -> Unit[Page]:
 def _read_page(
     filters: Filters, descending: bool, after: int, limit: int
 ) -> Unit[Page]:
-    if not descending and after >= 0:
-        yield from refuse_pruned(after + 1)
-    _, tip = yield from wait_for_writers(HORIZON)
-    low, high = (
-        (0, min(after - 1, tip) if after else tip) if descending else (after, tip)
-    )
     chosen = {
         name: value for name, value in filters._asdict().items() if value is not None
     }
-    scanned = 0
-    if chosen:
-        [(end, scanned)] = yield _select_scan_end(descending), (low, high, SCAN_ROWS)
-        if scanned == SCAN_ROWS:
-            low, high = (end - 1, high) if descending else (low, end)
+    goes_on, pruned = not descending and after >= 0, 0
+    if chosen or goes_on:
+        [(pruned,)] = yield SELECT_PRUNED, ()
+    if goes_on and after < pruned:
+        raise PrunedError
+    _, tip = yield from wait_for_writers(HORIZON)
+    rows = SCAN_ROWS if chosen else tip
+    if descending:
+        high = min(after - 1, tip) if after else tip
+        low = max(pruned, high - rows)
+        further = low + 1 if low > pruned else None
+    else:
+        low = max(pruned, after)
+        high = min(tip, low + rows)
+        further = high if high < tip else None
     values = (low, high, *chosen.values(), limit)
     [(size, first, last, json)] = yield _select_page((*chosen,), descending), values
     if size == limit:
         further = first if descending else last
-    else:
-        further = end if scanned == SCAN_ROWS else None
     return Page(size, json, further, tip)
 
 
@@ -128,15 +123,15 @@ def follow_changes(after: int, limit: int) -> Unit[Page]:
     return Page(size, json, last if size == limit else None, tip)
 
 
-SELECT_OF_CHANGE = _select_rows(f"{OF_CHANGE} AND h.id > ?")
+SELECT_OF_CHANGE = _select_rows(f"{OF_CHANGE} AND h.id > ?2", "?3")
 
 
 def read_change(change: int, after: int, limit: int) -> Unit[Page]:
     """Return a page of the rows of a change. NotFoundError, PrunedError."""
     yield from refuse_pruned(change)
-    [(size, _, last, json)] = yield SELECT_OF_CHANGE, (change, change, after, limit)
+    [(size, _, last, json)] = yield SELECT_OF_CHANGE, (change, after, limit)
     if not size:
-        [(found, *_)] = yield SELECT_OF_CHANGE, (change, change, 0, 1)
+        [(found, *_)] = yield SELECT_OF_CHANGE, (change, 0, 1)
         if not found:
             raise NotFoundError("change", change)
     return Page(size, json, last if size == limit else None)

@@ -8,7 +8,7 @@ a customer never overlap.
 import json
 from collections.abc import Iterable
 
-from queries.dialects import dialects
+from queries.dialects import of_customer
 from storage.engine import Statement, Unit
 
 Range = tuple[int, int]
@@ -18,8 +18,8 @@ PURGED = 0
 """Stands for the change of a range that nobody can bring back."""
 
 SELECT_HIDDEN_BY = Statement("""
-SELECT first, last FROM hidden WHERE change = ? ORDER BY last""")
-SHOW = Statement("DELETE FROM hidden WHERE change = ?")
+SELECT first, last FROM hidden WHERE customer_id = ? AND change = ? ORDER BY last""")
+SHOW = Statement("DELETE FROM hidden WHERE customer_id = ? AND change = ?")
 SELECT_RANGES = Statement("""
 SELECT first, last FROM hidden WHERE customer_id = ? ORDER BY last""")
 SELECT_TOP = Statement("SELECT max(id) FROM purchases WHERE customer_id = ?")
@@ -94,21 +94,26 @@ def hide(customer_id: int, change: int, ranges: list[Range]) -> Unit[None]:
         yield HIDE_RANGES, (customer_id, change, json.dumps(ranges))
 
 
-SELECT_OVER = dialects("""
+SELECT_OVER = of_customer(
+    """
 SELECT hidden.customer_id, hidden.first, hidden.last, hidden.change, p.id
 FROM purchases p JOIN hidden ON hidden.customer_id = p.customer_id
-    AND hidden.first <= p.id AND hidden.last >= p.id
-WHERE p.id IN (SELECT purchase_id FROM history WHERE change = ?)
-ORDER BY hidden.customer_id, hidden.last, p.id""")
+    [AND hidden.customer_id] AND hidden.first <= p.id AND hidden.last >= p.id
+WHERE p.id IN (SELECT purchase_id FROM history WHERE change = ?1 [AND customer_id])
+    [AND p.customer_id]
+ORDER BY hidden.customer_id, hidden.last, p.id""",
+    1,
+)
 DELETE_RANGE = Statement("DELETE FROM hidden WHERE customer_id = ? AND last = ?")
 
 
-def split_ranges(change: int) -> Unit[None]:
+def split_ranges(change: int, owner: tuple[int, ...]) -> Unit[None]:
     """Let the purchases that a change has brought back be seen where others are hidden.
 
-    They came back into ranges that were hidden after they had been deleted alone.
+    `owner` is empty if it has several customers. The purchases came back into ranges
+    that were hidden after they had been deleted alone.
     """
-    rows = yield SELECT_OVER, (change,)
+    rows = yield SELECT_OVER[len(owner)], (change, *owner)
     shown: dict[tuple[int, int, int, int], list[int]] = {}
     for customer_id, first, last, hider, number in rows:
         shown.setdefault((customer_id, first, last, hider), []).append(number)

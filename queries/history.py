@@ -7,6 +7,7 @@ for its creation where it adds the row; 0 for the creation where it says so. Pur
 and customers have theirs in `change`, NULL for the creation.
 """
 
+import json
 from typing import NamedTuple
 
 from queries.dialects import dialects, horizon, lock
@@ -34,23 +35,43 @@ RECORD_COLUMNS = "at, caller, action, customer_id, purchase_id, before"
 RECORD = Statement(
     sqlite=f"""
 INSERT INTO history ({RECORD_COLUMNS}) VALUES (?, nullif(?, ''), ?, ?, ?, ?)""",
-    postgres=f"""
-WITH turn AS MATERIALIZED (SELECT {lock("history")})
-INSERT INTO history ({RECORD_COLUMNS})
-SELECT ?, nullif(?, ''), ?, ?, ?, ? FROM turn RETURNING id""",
+    postgres="SELECT number FROM record_change(?, ?, ?, ?, ?, ?)",
 )
 NEXT_CHANGE = Statement(
     sqlite="""
-SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'history'""",
+SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'history'"""
+)
+DRAW_IDS = Statement(
     postgres=f"""
 WITH turn AS MATERIALIZED (SELECT {lock("history")})
-SELECT nextval('history_id_seq') FROM turn""",
+SELECT json_agg(nextval('history_id_seq')) FROM turn, generate_series(0, ?)"""
 )
-RECORD_DELETED = dialects("""
-INSERT INTO history (change, at, caller, action, customer_id, purchase_id, before)
-SELECT ?, ?, nullif(?, ''), 'purchase.deleted', p.customer_id, p.id,
-    CASE WHEN ? THEN {purchase_image} END
-FROM purchases p WHERE p.customer_id = ? AND p.id IN ({ids}) ORDER BY p.id""")
+
+
+def record_rows(rows: str, row: str) -> str:
+    """Return an INSERT of rows into the history, in the order of the ids of `row`.
+
+    `rows` are an action, the ids of a customer and of a purchase, an image, a content.
+    The parameters before theirs are ?2 to ?5: the change, the time, the caller, and ids
+    as JSON, NULL where the database draws them: a shard of PostgreSQL would draw others
+    than those of the one sequence.
+    """
+    return f"""
+INSERT INTO history
+    (id, change, at, caller, action, customer_id, purchase_id, before, content)
+SELECT {{drawn_id}}, ?2, ?3, nullif(?4, ''),
+    r.action, r.customer_id, r.purchase_id, r.before, r.content
+FROM (SELECT {{place_{row}}} AS place, {rows}) AS r {{join_drawn}} ORDER BY r.place"""
+
+
+RECORD_DELETED = dialects(
+    record_rows(
+        """'purchase.deleted' AS action, p.customer_id, p.id AS purchase_id,
+    CASE WHEN ?6 THEN {purchase_image} END AS before, CAST(NULL AS bigint) AS content
+FROM purchases p WHERE p.customer_id = ?1 AND p.id IN ({ids_of_7})""",
+        "p",
+    )
+)
 TIP = "coalesce((SELECT max(id) FROM history), (SELECT pruned FROM history_start))"
 """The last row of the feed, on SQLite."""
 HORIZON = HorizonStatement(
@@ -74,10 +95,16 @@ def record(
     return int(change)
 
 
-def next_change() -> Unit[int]:
-    """Return the number of a change of several rows, to be recorded right after."""
+def next_change(rows: int) -> Unit[tuple[int, list[int] | None]]:
+    """Return the number of a change of several rows, to be recorded right after.
+
+    And ids for so many rows, None on SQLite, which draws them when it records.
+    """
+    for (drawn,) in (yield DRAW_IDS, (rows,)):
+        change, *ids = json.loads(drawn)
+        return change, ids
     [(change,)] = yield NEXT_CHANGE, ()
-    return int(change)
+    return change, None
 
 
 WAIT_SECONDS, WAITS = 0.005, 200

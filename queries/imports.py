@@ -12,6 +12,12 @@ from typing import NamedTuple
 
 from queries.dialects import LAST_ID, dialects, lock
 from queries.history import HORIZON, Author, next_change
+from queries.import_stage import (
+    COUNT_STAGED,
+    clear_stage as clear_stage,
+    create_stage,
+    stage_rows as stage_rows,
+)
 from queries.records import Imported, StaleError, Written
 from storage.engine import Statement, UnavailableError, Unit
 
@@ -82,8 +88,9 @@ SELECT json_group_array(value) FROM json_each(?) AS wanted WHERE NOT EXISTS (
     SELECT 1 FROM customer WHERE id = wanted.value AND deleted IS NULL)""",
     postgres="""
 SELECT coalesce(json_agg(value::bigint), '[]')
-FROM json_array_elements_text(?) AS wanted (value) WHERE NOT EXISTS (
-    SELECT 1 FROM customer WHERE id = wanted.value::bigint AND deleted IS NULL)""",
+FROM json_array_elements_text($1) AS wanted (value) WHERE value::bigint NOT IN (
+    SELECT id FROM customer WHERE deleted IS NULL
+        AND id IN (SELECT value::bigint FROM json_array_elements_text($1)))""",
 )
 
 
@@ -106,52 +113,6 @@ def find_missing_customers(ids: str) -> Unit[list[int]]:
     """Return those of some ids that no customer has."""
     [(found,)] = yield FIND_MISSING, (ids,)
     return list(json.loads(found))
-
-
-# Staging, on SQLite
-
-CREATE_STAGE = Statement(
-    sqlite="""
-CREATE TEMP TABLE IF NOT EXISTS import_rows (
-    place INTEGER PRIMARY KEY, customer, purchase_name, quantity, purchased_on,
-    last_updated_on, id)"""
-)
-CLEAR_STAGE = Statement(sqlite="DELETE FROM temp.import_rows")
-CREATE_OWNERS = Statement(
-    sqlite="""
-CREATE TEMP TABLE IF NOT EXISTS import_owners (place INTEGER PRIMARY KEY, id)"""
-)
-CLEAR_OWNERS = Statement(sqlite="DELETE FROM temp.import_owners")
-STAGE_ROWS = Statement(
-    sqlite="""
-INSERT INTO temp.import_rows SELECT ? + key,
-    json_extract(value, '$[0]'), json_extract(value, '$[1]'),
-    json_extract(value, '$[2]'), json_extract(value, '$[3]'),
-    json_extract(value, '$[4]'), json_extract(value, '$[5]')
-FROM json_each(?)"""
-)
-COUNT_STAGED = Statement(sqlite="SELECT count(*) FROM temp.import_rows")
-
-
-def stage_rows(place: int, chunk: str) -> Unit[None]:
-    """Stage a chunk of purchases from a place on, the first clearing what was left."""
-    if place == 0:
-        yield from clear_stage()
-    yield from _create_stage()
-    yield STAGE_ROWS, (place, chunk)
-
-
-def clear_stage() -> Unit[None]:
-    """Forget what was staged."""
-    yield from _create_stage()
-    for statement in (CLEAR_STAGE, CLEAR_OWNERS):
-        yield statement, ()
-
-
-def _create_stage() -> Unit[None]:
-    """Create the tables: they are gone when the connection was opened anew."""
-    for statement in (CREATE_STAGE, CREATE_OWNERS):
-        yield statement, ()
 
 
 # The write
@@ -190,14 +151,18 @@ SELECT c.name, coalesce(c.address, '') FROM customer c
 WHERE c.deleted IS NULL AND c.id IN (
     SELECT customer_id FROM history WHERE id > ? AND action LIKE 'customer.%')""")
 COUNT_OWNERS = dialects("""
-SELECT count(*) FROM (
-    SELECT c.id FROM customer c WHERE c.id IN ({ids}) AND c.deleted IS NULL
-    ORDER BY c.id {for_key_share}
-) AS found""")
+SELECT count(*) FROM customer c WHERE c.id IN ({ids}) AND c.deleted IS NULL""")
 COUNT_CORRECTED = dialects("""
 SELECT count(*) FROM history h
 WHERE h.id > ? AND h.action LIKE 'customer.%' AND h.action <> 'customer.created'
     AND h.customer_id IN ({ids})""")
+COUNT_HIDDEN_SINCE = dialects("""
+SELECT count(*) FROM history h
+WHERE h.id > ? AND (h.action LIKE 'customer.%' OR h.action LIKE 'purchases.%')
+    AND h.action NOT IN ('customer.created', 'customer.updated')
+    AND h.customer_id IN ({ids})""")
+COUNT_HIDDEN_OVER = dialects("""
+SELECT count(*) FROM hidden WHERE last >= ? AND customer_id IN ({ids})""")
 ADD_CUSTOMERS = Statement(
     sqlite="""
 WITH ids AS MATERIALIZED (SELECT key, value FROM json_each(?2))
@@ -287,7 +252,7 @@ def import_rows(
     if rows.has_ids:
         table = "purchases" if number else "customer"
         keeps = yield from _reserve(table, rows.least_id, rows.greatest_id)
-    change = yield from next_change()
+    change, _ = yield from next_change(0)
     created: Sequence[int]
     if keeps and not number:
         created = _ids_of(new.chunks)
@@ -295,7 +260,8 @@ def import_rows(
         created = yield from _draw("customer", new.size)
     yield from _add_customers(new.chunks, created, change, author)
     if number:
-        yield from _add_purchases(rows, created, change, author, keeps)
+        least = yield from _add_purchases(rows, created, change, author, keeps)
+        yield from _check_added(rows, least)
     return Written(Imported(change, new.size, number), change)
 
 
@@ -305,6 +271,15 @@ def _check(rows: ImportRows) -> Unit[None]:
         changed = yield SELECT_CHANGED, (rows.tip,)
         if rows.customers.pairs & {(name, address) for name, address in changed}:
             raise StaleError
+    ids = yield from _check_owners(rows)
+    if rows.pairs is not None:
+        [(corrected,)] = yield COUNT_CORRECTED, (rows.tip, ids)
+        if corrected:
+            raise StaleError
+
+
+def _check_owners(rows: ImportRows) -> Unit[str]:
+    """Return the ids of the customers who were there, as JSON. StaleError."""
     if rows.pairs is None:
         owners = set(rows.owners)
     else:
@@ -313,10 +288,21 @@ def _check(rows: ImportRows) -> Unit[None]:
     [(there,)] = yield COUNT_OWNERS, (ids,)
     if there < len(owners):
         raise StaleError
-    if rows.pairs is not None:
-        [(corrected,)] = yield COUNT_CORRECTED, (rows.tip, ids)
-        if corrected:
-            raise StaleError
+    return ids
+
+
+def _check_added(rows: ImportRows, least: int) -> Unit[None]:
+    """Raise StaleError if what was added may be hidden, or its customers are deleted.
+
+    On PostgreSQL the customers are not locked before the purchases refer to them:
+    whoever deletes some in between is seen here, and whoever comes later waits. `least`
+    is the least id that was added.
+    """
+    ids = yield from _check_owners(rows)
+    [(hidden,)] = yield COUNT_HIDDEN_OVER, (least, ids)
+    [(since,)] = yield COUNT_HIDDEN_SINCE, (rows.tip, ids)
+    if hidden or since:
+        raise StaleError
 
 
 def _reserve(table: str, least: int, greatest: int) -> Unit[bool]:
@@ -362,10 +348,13 @@ def _add_purchases(
     change: int,
     author: Author,
     keeps_ids: bool,
-) -> Unit[None]:
-    """Add the purchases: what is staged, on SQLite, or the chunks. UnavailableError."""
+) -> Unit[int]:
+    """Add the purchases: what is staged, on SQLite, or the chunks. UnavailableError.
+
+    Returns the least id.
+    """
     number, new = len(rows.owners), iter(created)
-    yield from _create_stage()
+    yield from create_stage()
     ids = [next(new) if known is None else known for known in rows.pairs or ()]
     yield SET_OWNERS, (json.dumps(ids),)
     drawn: Sequence[int] = ()
@@ -382,10 +371,11 @@ def _add_purchases(
         else:
             yield RECORD_STAGED, (*written, drawn[0], drawn[-1])
         yield from clear_stage()
-        return
+        return rows.least_id if keeps_ids else drawn[0]
     owners = rows.owners if rows.pairs is None else [ids[at] for at in rows.owners]
     for place, chunk in enumerate(rows.chunks):
         numbers = _slice(drawn, place)
         if keeps_ids:
             numbers = json.dumps(_ids_of([chunk]))
         yield ADD_CHUNK, (chunk, _slice(owners, place), numbers, *written)
+    return rows.least_id if keeps_ids else min(drawn)

@@ -5,13 +5,13 @@ text has one, and goes into the reply as it is. `LIMIT ? + 0`, since SQLite prep
 statement anew each time `LIMIT ?` is bound.
 """
 
-from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SHARED, SQLITE, numbered
+from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SQLITE, fill_in, numbered
 from queries.history import MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
 from queries.records import NotFoundError, Page
 from storage.engine import Row, Statement, Unit
 
 SCAN_ROWS = 20_000
-"""The most rows that one unit looks at for those that a list shows."""
+"""The most ids in which one unit looks for rows that a list shows."""
 
 
 def is_settled(recent: list[Row], last: int | None) -> bool:
@@ -24,16 +24,13 @@ def tip_of(recent: list[Row], tip: int) -> int:
     return recent[0][0] if recent else tip
 
 
-def select_purchases(source: str, result: str) -> Statement:
+def select_purchases(source: str, result: str, owner: str = "") -> Statement:
     """Return the SELECT of a page of purchases `p`.
 
     Its columns are the size, the JSON, the last row of the feed, and `result`. The
     pieces of `source` are of the dialects, and its parameters are `?` or numbered.
     """
-    sqlite, postgres = (
-        source.format(**SHARED, **SQLITE),
-        source.format(**SHARED, **POSTGRES),
-    )
+    sqlite, postgres = (fill_in(source, pieces, owner) for pieces in (SQLITE, POSTGRES))
     return Statement(
         sqlite=f"""
 SELECT count(*), json_group_array(json_object(
@@ -58,16 +55,12 @@ FROM (
 
 
 SELECT_PURCHASES = select_purchases(
-    """(
-        SELECT * FROM purchases WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3 + 0
-    ) AS p WHERE {visible} ORDER BY p.id LIMIT ?4 + 0""",
-    """max(purchase_id), CASE WHEN count(*) < ?4 THEN (
-        SELECT id FROM purchases WHERE id > ?1 AND id <= ?2
-        ORDER BY id LIMIT 1 OFFSET ?3 - 1
-    ) END""",
+    """purchases p WHERE p.id > ?1 AND p.id <= ?2 AND {visible}
+        ORDER BY p.id LIMIT ?3 + 0""",
+    "max(purchase_id)",
 )
-"""A page of those of the next rows that are not hidden; where there are fewer, the last
-of all those rows."""
+"""A page of those in a range that are not hidden."""
+SELECT_NEXT = Statement("SELECT min(id) FROM purchases WHERE id > ? AND id <= ?")
 NEXT_HIDDEN = "FROM hidden WHERE customer_id = ?1 AND last > ?2 ORDER BY last LIMIT 1"
 SELECT_CUSTOMER_PURCHASES = select_purchases(
     f"""purchases p WHERE customer_id = ?1 AND p.id > ?2 AND p.id <= ?3
@@ -82,15 +75,24 @@ SELECT id FROM customer WHERE id = ? AND deleted IS NULL""")
 
 def list_purchases(after: int, limit: int) -> Unit[Page]:
     """Return a page of everyone's purchases."""
-    recent = yield PURCHASE_IDS.recent, ()
-    values = after, MAX_ID, SCAN_ROWS, limit
-    [(size, json, tip, last, end)] = yield SELECT_PURCHASES, values
-    if not is_settled(recent, end or last):
+    recent, most = (yield PURCHASE_IDS.recent, ()), MAX_ID
+    page, end = yield from _read_range(after, most, limit)
+    if not is_settled(recent, end):
         row, most = yield from wait_for_writers(PURCHASE_IDS.now)
         recent = [row]
-        values = after, most, SCAN_ROWS, limit
-        [(size, json, _, last, end)] = yield SELECT_PURCHASES, values
-    return Page(size, json, last if size == limit else end, tip_of(recent, tip))
+        page, _ = yield from _read_range(after, most, limit)
+    return page._replace(cursor=tip_of(recent, page.cursor or 0))
+
+
+def _read_range(after: int, most: int, limit: int) -> Unit[tuple[Page, int | None]]:
+    """Return a page of the purchases up to some id, and the last id that it passes."""
+    high = min(most, after + SCAN_ROWS)
+    [(size, json, tip, last)] = yield SELECT_PURCHASES, (after, high, limit)
+    if size == limit:
+        return Page(size, json, last, tip), last
+    [(following,)] = yield SELECT_NEXT, (high, most)
+    further = None if following is None else following - 1
+    return Page(size, json, further, tip), further or last
 
 
 def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Page]:

@@ -35,6 +35,11 @@ class PurchaseFilters(NamedTuple):
     purchase_name: str | None = None
 
     @property
+    def owner(self) -> tuple[int, ...]:
+        """Return the customer as a parameter, if one is given."""
+        return () if self.customer_id is None else (self.customer_id,)
+
+    @property
     def by_time(self) -> dict[str, str]:
         """Return the filters by time."""
         times = {name: getattr(self, name) for name in IN_TIME}
@@ -108,7 +113,8 @@ def _select_rows(names: tuple[str, ...], descending: bool) -> Statement:
     order = "DESC" if descending else "ASC"
     source = f"""purchases p WHERE {{visible}}{_where(names)} AND p.id > ? AND p.id <= ?
     ORDER BY p.id {order} LIMIT ? + 0"""
-    return select_purchases(source, "min(purchase_id), max(purchase_id)")
+    owner = "?" if "customer_id" in names else ""
+    return select_purchases(source, "min(purchase_id), max(purchase_id)", owner)
 
 
 def search_purchases(
@@ -129,12 +135,11 @@ def search_purchases(
             break
         row, most = yield from wait_for_writers(PURCHASE_IDS.now)
         recent = [row]
-    matching = "[]"
+    matching, owner = "[]", filters.owner
     if filters.purchase_name is not None:
-        owner = () if filters.customer_id is None else (filters.customer_id,)
         names = yield _select_names(bool(owner)), (*owner, low, high)
         matching = _matching(filters.purchase_name, names)
-    values = *_values(filters, matching), low, high, limit
+    values = *owner, *_values(filters, matching), low, high, limit
     [(size, text, tip, first, last)] = yield (
         _select_rows(_given(filters), descending),
         values,
@@ -172,7 +177,7 @@ def _narrow(
     filters: PurchaseFilters, descending: bool, low: int, high: int
 ) -> Unit[tuple[int, int, bool]]:
     """Return the range of the next SCAN_ROWS ids, and whether none are behind it."""
-    owner = () if filters.customer_id is None else (filters.customer_id,)
+    owner = filters.owner
     select = _select_window(bool(owner), descending)
     [(first, last, rows)] = yield select, (*owner, low, high, SCAN_ROWS)
     is_last = rows < SCAN_ROWS
@@ -189,7 +194,7 @@ def _matching(part: str, names: list[Row]) -> str:
 
 # Reports
 
-SEEN = "(NOT EXISTS (SELECT 1 FROM hidden) OR {visible})"
+SEEN = "(NOT EXISTS (SELECT 1 FROM hidden [WHERE customer_id]) OR {visible})"
 """Whether a purchase can be seen, asked of each only where some are hidden."""
 
 
@@ -207,16 +212,23 @@ def _select(filters: PurchaseFilters, what: str, rest: str = "") -> str:
     return f"SELECT {what} FROM {_source(filters)} WHERE {SEEN}{where} {rest}"
 
 
+def _report(filters: PurchaseFilters, sql: str) -> Statement:
+    """Return a statement that has `_select` of some filters in it."""
+    return dialects(sql, "?" if filters.owner else "")
+
+
 def _parameters(filters: PurchaseFilters) -> Unit[Row]:
     """Return the parameters of `_select`. UnavailableError for too many names."""
-    ranged = () if filters.customer_id is not None else (*filters.by_time.values(),)
+    ranged: Row = (*filters.by_time.values(),)
+    if filters.owner:
+        ranged = filters.owner * 2  # of SEEN
     if filters.purchase_name is None:
         return ranged + _values(filters, "")
     others = filters._replace(purchase_name=None)
     select = f"""{_select(others, "DISTINCT p.purchase_name")}
         AND {{name_beyond_ascii}} LIMIT ? + 0"""
     values = ranged + _values(others, "")
-    names = yield dialects(select), (*values, MAX_NAMES + 1)
+    names = yield _report(filters, select), (*values, MAX_NAMES + 1)
     if len(names) > MAX_NAMES:
         raise UnavailableError(f"over {MAX_NAMES} different names: ask for less")
     return ranged + _values(filters, _matching(filters.purchase_name, names))
@@ -228,9 +240,10 @@ ON p.customer_id = hidden.customer_id AND p.id >= hidden.first AND p.id <= hidde
 {0}"""
 COUNT_ALL = dialects(f"""
 SELECT (SELECT count(*) FROM purchases) - ({COUNT_HIDDEN.format("")})""")
+OF_CUSTOMER = "WHERE hidden.customer_id = ?1 AND p.customer_id = ?1"
 COUNT_OF_CUSTOMER = dialects(f"""
 SELECT (SELECT count(*) FROM purchases WHERE customer_id = ?1)
-    - ({COUNT_HIDDEN.format("WHERE hidden.customer_id = ?1")})""")
+    - ({COUNT_HIDDEN.format(OF_CUSTOMER)})""")
 
 
 def count_purchases(filters: PurchaseFilters) -> Unit[int]:
@@ -244,7 +257,7 @@ def count_purchases(filters: PurchaseFilters) -> Unit[int]:
             [(number,)] = yield COUNT_OF_CUSTOMER, (filters.customer_id,)
         case _:
             values = yield from _parameters(filters)
-            [(number,)] = yield dialects(_select(filters, "count(*)")), values
+            [(number,)] = yield _report(filters, _select(filters, "count(*)")), values
     return int(number)
 
 
@@ -253,7 +266,7 @@ KEYS = {
     "customer": (
         "+p.customer_id",  # by its index, each row would be looked for by itself
         "c.name",
-        "JOIN customer c ON c.id = g.key",
+        "JOIN customer c ON c.id = g.key [AND c.id]",
         "g.quantity DESC, g.key",
     ),
     "purchase_name": (
@@ -281,13 +294,18 @@ def summarize_purchases(
     sums = f"{key} AS key, count(*) AS purchases, sum(p.quantity) AS quantity"
     groups = _select(filters, sums, "GROUP BY 1")
     values = yield from _parameters(filters)
+    labelled = filters.owner if join else ()
+    # The second LIMIT has what shards return put in order before it becomes one text.
     [(size, text)] = yield (
-        dialects(f"""
+        _report(
+            filters,
+            f"""
 SELECT count(*), {{sums_as_json}} FROM (
     SELECT CAST(g.key AS TEXT) AS key, {label} AS label, purchases, quantity
     FROM (SELECT * FROM ({groups}) AS g ORDER BY {order} LIMIT ? + 0) AS g {join}
-    ORDER BY {order}
-) AS page"""),
-        (*values, limit or MAX_KEYS + 1),
+    ORDER BY {order} LIMIT {MAX_KEYS + 1}
+) AS page""",
+        ),
+        (*values, limit or MAX_KEYS + 1, *labelled),
     )
     return Page(size, text, None)

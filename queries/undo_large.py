@@ -19,9 +19,11 @@ from storage.engine import Statement, Unit
 SELECT_CUSTOMER = dialects("""
 SELECT c.deleted, coalesce(c.change, 0), {customer_image} FROM customer c
 WHERE c.id = ?""")
-SELECT_ROW = Statement("SELECT before, content FROM history WHERE id = ?")
+SELECT_ROW = Statement("""
+SELECT before, content FROM history WHERE id = ? AND customer_id = ?""")
 SET_DELETED = Statement("UPDATE customer SET deleted = ? WHERE id = ?")
-SET_CONTENT = Statement("UPDATE history SET content = ? WHERE id = ?")
+SET_CONTENT = Statement("""
+UPDATE history SET content = ? WHERE id = ? AND customer_id = ?""")
 # The first row of each purchase since, and whether that was another then; those that
 # were added since have higher ids.
 CHANGED_SINCE = dialects("""
@@ -31,8 +33,8 @@ SELECT first.purchase_id FROM (
         AND action <> 'purchase.added'
     GROUP BY purchase_id
 ) AS first
-JOIN history h ON h.id = first.id
-LEFT JOIN purchases p ON p.id = first.purchase_id
+JOIN history h ON h.customer_id = ?1 AND h.id = first.id
+LEFT JOIN purchases p ON p.customer_id = ?1 AND p.id = first.purchase_id
 WHERE CASE
     WHEN h.action = 'purchase.restored' THEN p.id IS NOT NULL
     ELSE p.id IS NULL OR coalesce(p.change, 0) <> coalesce({change}, 0) END
@@ -63,35 +65,35 @@ def _check_customer(customer_id: int) -> Unit[None]:
 def _undo_clear(change: int, customer_id: int, author: Author) -> Unit[int]:
     """Show again the purchases that a change hid."""
     yield from _check_customer(customer_id)
-    before = yield from _show(change)
+    before = yield from _show(change, customer_id)
     return (yield from record(author, "purchases.restored", customer_id, None, before))
 
 
 def _undo_deletion(change: int, customer_id: int, author: Author) -> Unit[int]:
     """Show a customer again, with what was deleted with it."""
     [(_, content, _)] = yield SELECT_CUSTOMER, (customer_id,)
-    before = yield from _show(change)
+    before = yield from _show(change, customer_id)
     yield SET_DELETED, (None, customer_id)
     number = yield from record(author, "customer.restored", customer_id, None, before)
-    yield SET_CONTENT, (content, number)
+    yield SET_CONTENT, (content, number, customer_id)
     return number
 
 
-def _show(change: int) -> Unit[str]:
+def _show(change: int, customer_id: int) -> Unit[str]:
     """Show what a change hid; return an image of it, to hide it again. PrunedError."""
-    [(image, _)] = yield SELECT_ROW, (change,)
+    [(image, _)] = yield SELECT_ROW, (change, customer_id)
     count = json.loads(image)["purchases"]  # nothing changed them since
-    ranges = yield SELECT_HIDDEN_BY, (change,)
+    ranges = yield SELECT_HIDDEN_BY, (customer_id, change)
     if count and not ranges:
         raise PrunedError
-    yield SHOW, (change,)
+    yield SHOW, (customer_id, change)
     return json.dumps({"purchases": count, "ranges": ranges})
 
 
 def _redo_clear(change: int, customer_id: int, author: Author) -> Unit[int]:
     """Hide again the purchases that an undo showed."""
     yield from _check_customer(customer_id)
-    [(image, _)] = yield SELECT_ROW, (change,)
+    [(image, _)] = yield SELECT_ROW, (change, customer_id)
     ranges, count = yield from _unchanged_ranges(change, customer_id, image)
     before = json.dumps({"purchases": count})
     number = yield from record(author, "purchases.cleared", customer_id, None, before)
@@ -102,7 +104,7 @@ def _redo_clear(change: int, customer_id: int, author: Author) -> Unit[int]:
 def _redo_deletion(change: int, customer_id: int, author: Author) -> Unit[int]:
     """Hide a customer again, with what was deleted with it."""
     [(deleted, content, person)] = yield SELECT_CUSTOMER, (customer_id,)
-    [(image, then)] = yield SELECT_ROW, (change,)
+    [(image, then)] = yield SELECT_ROW, (change, customer_id)
     if deleted is not None:
         _refuse(customer_id, NOT_THERE)
     if content != then:

@@ -104,8 +104,9 @@ FULL = {"53100", "2200H"}
 """The disk is full, or the last id was given."""
 READ_ONLY = "25006"
 NOT_PERMITTED = "42501"
-COLLISIONS = {"40001", "40P01", *WANDERED}
-"""Serialization failure, deadlock, another's session: undone, worth another try."""
+COLLISIONS = {"40001", "40P01", "23503", *WANDERED}
+"""Serialization failure, deadlock, a customer who is erased while purchases are added,
+another's session: undone, worth another try."""
 CUT_OFF = {"08003", "08006", "08P01", "57P01", "57P02"}
 """The server or a pooler (08P01) closed the connection: before a commit was sent,
 nothing was stored."""

@@ -33,6 +33,7 @@ POSTGRES_MIGRATIONS = (
     _script("postgres_3_canonical_names"),
     _script("postgres_4_history"),
     _script("postgres_5_blocks"),
+    _script("postgres_6_shards"),
 )
 """Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
 

@@ -20,7 +20,16 @@ from tests.import_requests import (
     send,
     undo,
 )
-from tests.support import JOHN, PHONE, ApiClient, list_ids, list_names, one_engine
+from tests.support import (
+    JOHN,
+    PHONE,
+    ApiClient,
+    add_many,
+    author,
+    list_ids,
+    list_names,
+    one_engine,
+)
 
 
 def before_the_write(
@@ -95,6 +104,32 @@ async def test_pair_that_is_corrected_meanwhile(
     assert (await send(api, FILE)).data["customers"] == 2
     assert await list_names(api) == ["Eve", "Ada", "Bob"]
     assert (await api("GET /api/v1/purchase/1")).data == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("query", [db.delete_all_purchases, db.delete_customer])
+async def test_purchases_deleted_once_ids_are_drawn(
+    api: ApiClient,
+    purchase: int,
+    monkeypatch: pytest.MonkeyPatch,
+    query: Callable[..., Unit[Any]],
+) -> None:
+    """The ids lie in what was hidden then: it is not what the file adds that goes."""
+    draw, done = queries._draw, list[int]()
+
+    def draw_first(table: str, count: int) -> Unit[Any]:
+        ids = yield from draw(table, count)
+        if table == "purchases" and not done:
+            done.append(1)
+            yield from add_many(1, 1)  # another's, with a higher id
+            checks = (None,) if query is db.delete_customer else ()
+            yield from query(1, author(), *checks)
+        return ids
+
+    monkeypatch.setattr(queries, "_draw", draw_first)
+    await send(api, f"{HEADER}1,Tea,1\n")
+    names = [row["purchase_name"] for row in (await api("GET /api/v1/customer")).data]
+    assert names == [PHONE["purchase_name"], "Tea"]
 
 
 async def test_customers_that_never_rest(

@@ -20,7 +20,7 @@ from queries.customer_lists import (
     count_customers as count_customers,
     find_customers as find_customers,
 )
-from queries.dialects import dialects, horizon
+from queries.dialects import calls, dialects, horizon
 from queries.erasure import (
     forget_some as forget_some,
     hide_for_good,
@@ -117,7 +117,9 @@ INSERT INTO customer (name, address, date_created, name_folded) VALUES (?, ?, ?,
 INSERT INTO history (at, caller, action, customer_id)
 SELECT ?, nullif(?, ''), 'customer.created', id FROM customer WHERE id BETWEEN ? AND ?
 ORDER BY id""",
-    postgres="SELECT customer_id, number FROM add_customer(?, ?, ?, ?, ?, ?)",
+    **calls(
+        "add_customer", "text text timestamptz text timestamptz text", "customer_id"
+    ),
 )
 CUSTOMER_COLUMNS = "id, name, address, date_created, version"
 SELECT_CUSTOMER = Statement(f"""
@@ -218,9 +220,9 @@ INSERT INTO history (at, caller, action, customer_id, purchase_id)
 SELECT ?, nullif(?, ''), 'purchase.added', p.customer_id, p.id
 FROM purchases p CROSS JOIN customer c ON c.id = p.customer_id
 WHERE p.id BETWEEN ? AND ? AND c.deleted IS NULL ORDER BY p.id""",
-    postgres="""
-SELECT purchase_id, number FROM add_purchase(?, ?, ?, ?, ?, ?)
-WHERE purchase_id IS NOT NULL""",
+    **calls(
+        "add_purchase", "text bigint timestamptz bigint timestamptz text", "purchase_id"
+    ),
 )
 
 

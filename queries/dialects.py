@@ -46,6 +46,31 @@ FROM (
 ) AS {table}"""
 
 
+BRIEFLY = "50ms"
+"""How long several rows wait for the lock that one of them needs."""
+
+
+def calls(function: str, types: str, number: str) -> dict[str, str]:
+    """Return the SQL that calls a function of PostgreSQL which inserts a row.
+
+    For one row, and for several as a JSON array of arrays; `number` is the id.
+    """
+    kinds = types.split()
+    call = f"SELECT {number}, number FROM {function}({{}}) WHERE {number} IS NOT NULL"
+    values = [f"(v->>{place})::{kind}" for place, kind in enumerate(kinds)]
+    # The rows come of the setting, so that it is there before them.
+    several = f"""
+WITH brief AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '{BRIEFLY}', true) AS timeout
+)
+SELECT place, added.* FROM brief,
+    json_array_elements(CASE WHEN timeout IS NOT NULL THEN ?::json END)
+        WITH ORDINALITY AS rows (v, place),
+    LATERAL ({call.format(", ".join(values))}) AS added"""
+    one = call.format(", ".join("?" for _ in kinds))
+    return {"postgres": one, "several": several}
+
+
 IMAGES = {
     "purchase_image": {
         "purchase_name": "p.purchase_name",

@@ -41,14 +41,19 @@ class RecordedInsert(Statement):
     Returns the ids of both, or no row where that which it refers to is not there. The
     last two parameters are of the history: the time and the caller. SQLite inserts
     several rows with one statement, and records those of one caller with another,
-    `record`, whose parameters are the two and the first and the last id.
+    `record`, whose parameters are the two and the first and the last id. On PostgreSQL
+    a function does both; `several` calls it for each of some rows of parameters, a JSON
+    array, and returns the place of each row from 1 on, and its ids.
     """
 
-    __slots__ = ("record",)
+    __slots__ = ("record", "several")
 
-    def __init__(self, *, sqlite: str, record: str, postgres: str) -> None:
+    def __init__(
+        self, *, sqlite: str, record: str, postgres: str, several: str
+    ) -> None:
         super().__init__(sqlite=sqlite, postgres=postgres)
         self.record = record
+        self.several = Statement(postgres=several)
 
 
 class HorizonStatement(Statement):

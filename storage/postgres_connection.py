@@ -1,6 +1,7 @@
 """Connections to PostgreSQL that run units of work, over asyncpg."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from storage.engine import (
     UNKNOWN_OUTCOME,
     DiskFullError,
     RecentStatement,
+    RecordedInsert,
+    Row,
     T,
     Ts,
     UnavailableError,
     Unit,
+    single,
 )
 from storage.postgres_hosts import (
     CONNECT_SECONDS,
@@ -55,21 +59,27 @@ class Job(Generic[T]):
     """What the query itself has raised, and not the database."""
 
 
+@single
 def run_jobs(jobs: Sequence[Job[Any]]) -> Unit[None]:
-    """Run several units as one, which fails as a whole if one of its statements does.
+    """Run several units of one statement as one, which fails if one of their rows does.
 
-    The error of a query, whose statement did nothing then, is that of its job alone.
+    The error of a query, for which nothing was done then, is that of its job alone.
     """
-    for job in jobs:
+    units = [job.query(*job.args) for job in jobs]
+    yielded = [next(unit) for unit in units]
+    statement = yielded[0][0]
+    assert isinstance(statement, RecordedInsert)  # noqa: S101 - for mypy: all are that
+    values = json.dumps([parameters for _, parameters in yielded])
+    found: dict[int, list[Row]] = {}
+    for place, *ids in (yield statement.several, (values,)):
+        found[place] = [tuple(ids)]
+    for place, (job, unit) in enumerate(zip(jobs, units, strict=True), 1):
         try:
-            job.result = yield from job.query(*job.args)
+            unit.send(found.get(place, []))
+        except StopIteration as done:
+            job.result = done.value
         except Exception as exc:
             job.error = exc
-
-
-def _lock_timeout(query: Callable[..., Any]) -> str:
-    """Return what goes with the BEGIN: no unit of several waits for the lock of one."""
-    return "; SET LOCAL lock_timeout = '50ms'" if query is run_jobs else ""
 
 
 def time_text(text: str) -> str:
@@ -225,7 +235,7 @@ class PostgresConnection:
         if query in SINGLE_QUERIES:  # a statement is a transaction
             async with self._committing():
                 return await self._run_unit(unit)
-        await self.raw.execute("BEGIN" + _lock_timeout(query))
+        await self.raw.execute("BEGIN")
         result = await self._run_unit(unit)
         async with self._committing():
             await self.raw.execute("COMMIT")
@@ -311,7 +321,7 @@ class PooledConnection(PostgresConnection):
     async def run(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
         """Run a unit as one transaction. UncertainError, errors of asyncpg."""
         try:
-            await self.raw.execute(self.begin + _lock_timeout(query))
+            await self.raw.execute(self.begin)
         except asyncpg.FeatureNotSupportedError as exc:
             if self.writing:  # so says a standby
                 raise asyncpg.ReadOnlySQLTransactionError(str(exc)) from exc

@@ -32,7 +32,7 @@ from storage.postgres_hosts import ERRORS, HostList
 from storage.postgres_pooler import WANDERED
 from storage.postgres_settings import UNIT_SECONDS
 
-TOGETHER = 8
+TOGETHER = 32
 """How many units of one statement share a commit at the most."""
 OF_ONE = {"55P03", "57014"}
 """A lock that is held for long, and a statement that takes too long."""
@@ -359,13 +359,16 @@ class WriterPool(ConnectionPool):
         Nobody shares a commit while there are turns for all.
         """
         share = ceil(len(self._jobs) / (1 + self.size - self.taken))
-        number = min(share, TOGETHER)
-        jobs = [self._jobs.popleft() for _ in range(number)]
-        self.waiting -= number
-        if number == 1:
+        jobs: list[WaitingJob] = []
+        while self._jobs and len(jobs) < min(share, TOGETHER):
+            if jobs and self._jobs[0].job.query is not jobs[0].job.query:
+                break  # only those of one statement can be one
+            jobs.append(self._jobs.popleft())
+        self.waiting -= len(jobs)
+        if len(jobs) == 1:
             [(job, outcome, _)] = jobs
             await _settle(outcome, self._run_in_time(job.query, *job.args))
-        elif number:
+        elif jobs:
             await self._run_together(jobs)
 
     async def _run_together(self, jobs: list[WaitingJob]) -> None:

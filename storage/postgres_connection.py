@@ -1,24 +1,19 @@
 """Connections to PostgreSQL that run units of work, over asyncpg."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any
 
 from storage.engine import (
     SINGLE_QUERIES,
     UNKNOWN_OUTCOME,
     DiskFullError,
     RecentStatement,
-    RecordedInsert,
-    Row,
     T,
     Ts,
     UnavailableError,
     Unit,
-    single,
 )
 from storage.postgres_hosts import (
     CONNECT_SECONDS,
@@ -46,40 +41,6 @@ SESSION = DURABLE_SESSION + session({**TEXT, **READ_COMMITTED, **LIMITS})
 READ_SESSION = f"{SESSION} SET default_transaction_read_only = on;"
 SNAPSHOT = "REPEATABLE READ"
 BEGIN_SNAPSHOT = f"BEGIN ISOLATION LEVEL {SNAPSHOT} READ ONLY"
-
-
-@dataclass(slots=True)
-class Job(Generic[T]):
-    """A unit of work of one statement, and its outcome."""
-
-    query: Callable[..., Unit[T]]
-    args: tuple[Any, ...]
-    result: T | None = None
-    error: Exception | None = None
-    """What the query itself has raised, and not the database."""
-
-
-@single
-def run_jobs(jobs: Sequence[Job[Any]]) -> Unit[None]:
-    """Run several units of one statement as one, which fails if one of their rows does.
-
-    The error of a query, for which nothing was done then, is that of its job alone.
-    """
-    units = [job.query(*job.args) for job in jobs]
-    yielded = [next(unit) for unit in units]
-    statement = yielded[0][0]
-    assert isinstance(statement, RecordedInsert)  # noqa: S101 - for mypy: all are that
-    values = json.dumps([parameters for _, parameters in yielded])
-    found: dict[int, list[Row]] = {}
-    for place, *ids in (yield statement.several, (values,)):
-        found[place] = [tuple(ids)]
-    for place, (job, unit) in enumerate(zip(jobs, units, strict=True), 1):
-        try:
-            unit.send(found.get(place, []))
-        except StopIteration as done:
-            job.result = done.value
-        except Exception as exc:
-            job.error = exc
 
 
 def time_text(text: str) -> str:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from storage.engine import EngineStats, Statement, UnavailableError, Unit, read_anything
+from storage.postgres_batches import WriterPool
 from storage.postgres_connection import (
     ERROR_MESSAGES,
     NOT_PERMITTED,
@@ -12,7 +13,7 @@ from storage.postgres_connection import (
     code_of,
 )
 from storage.postgres_hosts import HostList, retrieve
-from storage.postgres_pool import ConnectionPool, WriterPool
+from storage.postgres_pool import ConnectionPool
 
 WRITERS, READERS, SCANNERS, REPORTERS = 8, 4, 2, 2
 """How many connections each pool opens at the most."""

@@ -1,41 +1,25 @@
 """Pools of a few connections to PostgreSQL, which run units of work in turn."""
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
-from storage.engine import (
-    SINGLE_QUERIES,
-    TURN_SECONDS,
-    T,
-    Ts,
-    UnavailableError,
-    Unit,
-    check_wait,
-)
+from storage.engine import TURN_SECONDS, T, Ts, UnavailableError, Unit, check_wait
 from storage.postgres_connection import (
     CUT_OFF,
-    Job,
     PooledConnection,
     PostgresConnection,
     UncertainError,
     code_of,
     is_collision,
     is_full,
-    run_jobs,
     translate,
 )
 from storage.postgres_hosts import ERRORS, HostList
 from storage.postgres_pooler import WANDERED
 from storage.postgres_settings import UNIT_SECONDS
 
-TOGETHER = 32
-"""How many units of one statement share a commit at the most."""
-OF_ONE = {"55P03", "57014"}
-"""A lock that is held for long, and a statement that takes too long."""
 TOO_LATE = "it waited too long for its turn"
 ATTEMPTS = 5
 """How often a unit is run that collides with others or is cut off."""
@@ -281,126 +265,3 @@ class ConnectionPool:
             await asyncio.wait(tasks)
         await asyncio.gather(*(connection.close() for connection in self.idle))
         self.idle.clear()
-
-
-class WaitingJob(NamedTuple):
-    """A job that waits for a turn."""
-
-    job: Job[Any]
-    outcome: asyncio.Future[Any]
-    due: float
-    """Until when it waits, by the loop's clock."""
-
-
-class WriterPool(ConnectionPool):
-    """Connections that write: while all are busy, what is added shares commits.
-
-    So the additions of many clients cost what the disk, the standby or the way to the
-    server takes once for several of them. A unit that finds a connection free is a
-    transaction of its own, without a BEGIN.
-    """
-
-    def __init__(self, hosts: HostList, size: int) -> None:
-        super().__init__(hosts, size, writing=True)
-        self._jobs: deque[WaitingJob] = deque()
-        self._runners = 0
-
-    def submit(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> asyncio.Future[T]:
-        """Run a unit in its turn, one of a single statement perhaps with others."""
-        if query not in SINGLE_QUERIES:
-            return super().submit(query, *args)
-        if self.waiting:
-            check_wait(self.unit_seconds * (1 + self._turns()) / self.size)
-        self.waiting += 1
-        loop = asyncio.get_running_loop()
-        job = WaitingJob(
-            Job(query, args), loop.create_future(), loop.time() + TURN_SECONDS
-        )
-        self._jobs.append(job)
-        if self._runners < self.size:
-            self._runners += 1
-            self._start(self._run_waiting())
-        return asyncio.shield(job.outcome)
-
-    def _turns(self) -> float:
-        """Return how many turns the units take that wait."""
-        jobs = len(self._jobs)
-        return self.waiting - jobs + jobs / TOGETHER
-
-    async def _run_waiting(self) -> None:
-        """Run jobs in turn until none waits."""
-        try:
-            while self._jobs:
-                try:
-                    async with asyncio.timeout_at(self._jobs[0].due):
-                        await self._free.acquire()
-                except TimeoutError:
-                    self._drop_late()
-                    continue
-                self.taken += 1
-                try:
-                    await self._run_some()
-                finally:
-                    self.taken -= 1
-                    self._free.release()
-        finally:
-            self._runners -= 1
-
-    def _drop_late(self) -> None:
-        """Give up the jobs that have waited too long."""
-        now = asyncio.get_running_loop().time()
-        while self._jobs and self._jobs[0].due <= now:
-            self.waiting -= 1
-            self._jobs.popleft().outcome.set_exception(UnavailableError(TOO_LATE))
-
-    async def _run_some(self) -> None:
-        """Run the jobs that have waited longest, as one unit if they are several.
-
-        Nobody shares a commit while there are turns for all.
-        """
-        share = ceil(len(self._jobs) / (1 + self.size - self.taken))
-        jobs: list[WaitingJob] = []
-        while self._jobs and len(jobs) < min(share, TOGETHER):
-            if jobs and self._jobs[0].job.query is not jobs[0].job.query:
-                break  # only those of one statement can be one
-            jobs.append(self._jobs.popleft())
-        self.waiting -= len(jobs)
-        if len(jobs) == 1:
-            [(job, outcome, _)] = jobs
-            await _settle(outcome, self._run_in_time(job.query, *job.args))
-        elif jobs:
-            await self._run_together(jobs)
-
-    async def _run_together(self, jobs: list[WaitingJob]) -> None:
-        try:
-            await self._run_in_time(run_jobs, [waiting.job for waiting in jobs])
-        except Exception as exc:
-            if not _is_of_one(exc):
-                for waiting in jobs:
-                    waiting.outcome.set_exception(exc)
-                return
-            for job, outcome, _ in jobs:
-                self.waiting += 1
-                alone = self._take_turn(job.query, *job.args)
-                self._start(_settle(outcome, alone))
-            return
-        self.units += len(jobs) - 1
-        for job, outcome, _ in jobs:
-            if job.error is not None:
-                outcome.set_exception(job.error)
-            else:
-                outcome.set_result(job.result)
-
-
-def _is_of_one(exc: Exception) -> bool:
-    """Return whether the others of several units may well succeed."""
-    known = isinstance(exc, UnavailableError)
-    return not known or code_of(exc.__cause__ or exc) in OF_ONE
-
-
-async def _settle(outcome: asyncio.Future[T], run: Awaitable[T]) -> None:
-    """Give a future the outcome of what is run."""
-    try:
-        outcome.set_result(await run)
-    except Exception as exc:
-        outcome.set_exception(exc)

@@ -195,7 +195,7 @@ async def test_turn_that_does_not_come(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module(POSTGRES)
-    monkeypatch.setattr(f"{POSTGRES_POOL}.TURN_SECONDS", 0.1)
+    monkeypatch.setattr("storage.postgres_batches.TURN_SECONDS", 0.1)
     for _ in range(module.WRITERS):
         await engine.writer._free.acquire()
     with pytest.raises(db.UnavailableError, match="too long for its turn"):

@@ -10,7 +10,7 @@ import pytest
 import db
 import server
 from tests.storage.test_postgres_units import Raw, error
-from tests.support import POSTGRES, POSTGRES_POOL, by
+from tests.support import POSTGRES, by
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ async def test_turn_that_does_not_come(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is given up when it has waited too long, and nothing of it is done later."""
-    monkeypatch.setattr(f"{POSTGRES_POOL}.TURN_SECONDS", 0.1)
+    monkeypatch.setattr("storage.postgres_batches.TURN_SECONDS", 0.1)
     await engine.writer._free.acquire()
     adding = [add(engine, 1, name) for name in "ab"]
     outcomes = await asyncio.gather(*adding, return_exceptions=True)

@@ -17,7 +17,7 @@ from tests.storage.replicas import (
     names_on,
     slow_writer,
 )
-from tests.support import JOHN, PHONE, POSTGRES, list_names, wait_until
+from tests.support import JOHN, PHONE, POSTGRES_POOL, list_names, wait_until
 
 
 async def test_own_writes(pair: Pair, serve: Serve) -> None:
@@ -192,7 +192,7 @@ async def test_frozen_primary(
     pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody answers, and nobody says so: no read waits for what it has asked."""
-    monkeypatch.setattr(importlib.import_module(POSTGRES), "UNIT_SECONDS", 600.0)
+    monkeypatch.setattr(importlib.import_module(POSTGRES_POOL), "UNIT_SECONDS", 600.0)
     api = await serve(*pair.urls())
     number, _ = await add(api)
     await engine_of(api).state.sample()

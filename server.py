@@ -105,8 +105,7 @@ def init_app(
     app[ROUTE_TABLE].add_to(app.router, partial(_instrument, settings, frame), expects)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
-        urls = settings.database_url, settings.read_database_url
-        engine = await db.connect(*urls)
+        engine = await db.connect(settings.database_url, settings.read_database_url)
         metrics.engine = app[DATABASE] = engine
         background = upkeep.start(engine, settings.history_days)
         metrics.start()

@@ -23,6 +23,8 @@ RESUME_SECONDS = 1.0
 """How long after a 200 the first write may be acknowledged."""
 STEADY_SECONDS = 2.0
 """How long writes go on, before and after, where a 503 would be wrong."""
+STILL_SECONDS = 0.5
+"""Writes that are further apart than this do not go on."""
 
 
 class Way:
@@ -109,11 +111,9 @@ def is_gap(times: list[float], began: float, ended: float) -> bool:
 
 
 def is_steady(times: list[float], began: float, ended: float) -> bool:
-    """Return whether there are times in each second between two."""
-    return not any(
-        is_gap(times, began + second, began + second + 1)
-        for second in range(int(ended - began))
-    )
+    """Return whether the times go on from one to the other, STILL_SECONDS apart."""
+    within = [began, *times[bisect(times, began) : bisect(times, ended)], ended]
+    return all(after - before < STILL_SECONDS for before, after in pairwise(within))
 
 
 def joined(logs: list[WriteLog]) -> WriteLog:

@@ -20,14 +20,12 @@ from storage.engine import (
     check_wait,
     single,
 )
-from storage.postgres_connection import code_of
-from storage.postgres_hosts import HostList
+from storage.postgres_connection import ENDED, UncertainError
+from storage.postgres_hosts import LOST, HostList
 from storage.postgres_pool import TOO_LATE, ConnectionPool
 
 TOGETHER = 32
 """How many units of one statement share a commit at the most."""
-OF_ONE = {"55P03", "57014"}
-"""A lock that is held for long, and a statement that takes too long."""
 
 
 @dataclass(slots=True)
@@ -176,9 +174,11 @@ class WriterPool(ConnectionPool):
 
 
 def _is_of_one(exc: Exception) -> bool:
-    """Return whether the others of several units may well succeed."""
-    known = isinstance(exc, UnavailableError)
-    return not known or code_of(exc.__cause__ or exc) in OF_ONE
+    """Return whether the others may well succeed: it is no error of the connection."""
+    cause = exc.__cause__ or exc
+    if isinstance(exc, UncertainError) or isinstance(cause, (TimeoutError, *LOST)):
+        return False
+    return getattr(cause, "severity_en", None) not in ENDED
 
 
 async def _settle(outcome: asyncio.Future[T], run: Awaitable[T]) -> None:

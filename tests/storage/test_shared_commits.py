@@ -125,3 +125,13 @@ async def test_callers_who_go_away(engine: Any) -> None:
     await asyncio.gather(*adding, return_exceptions=True)
     await engine.close()
     assert await names(engine) == ["a", "b", "c"]
+
+
+async def test_part_of_the_database_fails(engine: Any) -> None:
+    """What the server refuses, as for a shard that is full, is tried one by one."""
+    [connection] = engine.writer.idle
+    full = error("InsufficientResourcesError")
+    connection.raw = Raw(connection.raw, full, "fetch")
+    outcomes = await asyncio.gather(*(add(engine, 1, name) for name in "abc"))
+    assert all(isinstance(one, db.Written) for one in outcomes)
+    assert await names(engine) == ["a", "b", "c"]

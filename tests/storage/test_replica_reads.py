@@ -12,6 +12,13 @@ from tests.storage.replicas import READS, Pair, Serve, add, engine_of, slow_writ
 from tests.support import PHONE, Main, list_names
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a replica that a slow machine holds up."""
+    monkeypatch.setattr(importlib.import_module(READS), "LAG_SECONDS", 8.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_replica_carries_long_reads(pair: Pair, serve: Serve) -> None:
     """And single rows come from the primary, which costs it no more than a sample."""
     api = await serve(*pair.urls())
@@ -43,6 +50,7 @@ async def test_malformed_change(pair: Pair, serve: Serve, text: str) -> None:
     assert reply.json["detail"] == "Change must be the number of one change."
 
 
+@pytest.mark.usefixtures("patient")
 async def test_writers_that_take_long(
     pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +71,7 @@ async def test_writers_that_take_long(
     assert len((await api("GET /api/v1/changes")).data) == 3
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("path", ["customers", "customers?order=desc", "changes"])
 async def test_writers_are_waited_for(
     pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch, path: str
@@ -108,6 +117,7 @@ async def test_replica_away_at_start(
     assert len(await list_names(api)) == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_primary_as_its_own_replica(pair: Pair, serve: Serve) -> None:
     url, _ = pair.urls()
     api = await serve(url, url)
@@ -117,6 +127,7 @@ async def test_primary_as_its_own_replica(pair: Pair, serve: Serve) -> None:
     assert engine_of(api).replica.scanner.units > before
 
 
+@pytest.mark.usefixtures("patient")
 async def test_samples_are_shared(pair: Pair, serve: Serve) -> None:
     api = await serve(*pair.urls())
     await add(api)
@@ -148,11 +159,9 @@ async def test_reads_outside_of_requests(pair: Pair, serve: Serve) -> None:
     assert [pool.units for pool in pools] == before
 
 
-async def test_report_that_waits(
-    pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("patient")
+async def test_report_that_waits(pair: Pair, serve: Serve) -> None:
     """Its snapshot is of the time when the replica had caught up."""
-    monkeypatch.setattr(importlib.import_module(READS), "LAG_SECONDS", 8.0)
     api = await serve(*pair.urls())
     await add(api, "first")
     pair.pause()

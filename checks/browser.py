@@ -37,7 +37,7 @@ from checks.fuzz import new_token
 from checks.support.server_process import Server, call, print_table, serving
 
 WAIT_MILLISECONDS = 30_000
-UNDONE = 10
+UNDONE = 12
 """The change of the customer, after a creation and additions, deletions, updates."""
 CREATE = "#operations-customers-create_customer"
 DELETE = "#operations-purchases-delete_purchases"

@@ -342,7 +342,7 @@ def check_replica(url: str, replica_url: str | None) -> None:
     """Raise StartupError for a replica of what can have none."""
     if replica_url is not None and not (is_postgres(url) and is_postgres(replica_url)):
         raise StartupError(
-            "READ_DATABASE_URL: a replica is of PostgreSQL, and so is DATABASE_URL then"
+            "READ_DATABASE_URL: it and DATABASE_URL must both name PostgreSQL"
         )
 
 

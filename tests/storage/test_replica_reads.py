@@ -191,6 +191,6 @@ def test_no_replica_of_sqlite(
 ) -> None:
     urls = {"DATABASE_URL": url, "READ_DATABASE_URL": replica_url}
     status, out, err = main("--port=0", **urls)
-    text = "READ_DATABASE_URL: a replica is of PostgreSQL, and so is DATABASE_URL then"
+    text = "READ_DATABASE_URL: it and DATABASE_URL must both name PostgreSQL"
     assert (status, out, err) == (2, "", f"server.py: {text}\n")
     assert [*tmp_path.iterdir()] == []

@@ -4,9 +4,8 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from math import ceil
-from typing import Any, Generic, NamedTuple
+from typing import Any, NamedTuple
 
 from storage.engine import (
     SINGLE_QUERIES,
@@ -17,7 +16,6 @@ from storage.engine import (
     Ts,
     UnavailableError,
     Unit,
-    check_wait,
     single,
 )
 from storage.postgres_connection import ENDED, UncertainError
@@ -28,25 +26,29 @@ TOGETHER = 32
 """How many units of one statement share a commit at the most."""
 
 
-@dataclass(slots=True)
-class Job(Generic[T]):
-    """A unit of work of one statement, and its outcome."""
+class Job(NamedTuple):
+    """A unit of work of one statement, which waits for a turn."""
 
-    query: Callable[..., Unit[T]]
+    query: Callable[..., Unit[Any]]
     args: tuple[Any, ...]
-    result: T | None = None
+    outcome: asyncio.Future[Any]
+    due: float
+    """Until when it waits, by the loop's clock."""
+
+
+class Outcome(NamedTuple):
+    """What a query has returned, or what it has raised itself."""
+
+    result: Any = None
     error: Exception | None = None
-    """What the query itself has raised, and not the database."""
 
 
 @single
-def run_jobs(jobs: Sequence[Job[Any]]) -> Unit[None]:
+def run_jobs(jobs: Sequence[Job]) -> Unit[list[Outcome]]:
     """Run several units of one statement as one, which fails if one of their rows does.
 
     The error of a query, for which nothing was done then, is that of its job alone.
     """
-    for job in jobs:  # it may run again
-        job.error = None
     units = [job.query(*job.args) for job in jobs]
     yielded = [next(unit) for unit in units]
     statement = yielded[0][0]
@@ -55,22 +57,15 @@ def run_jobs(jobs: Sequence[Job[Any]]) -> Unit[None]:
     found: dict[int, list[Row]] = {}
     for place, *ids in (yield statement.several, (values,)):
         found[place] = [tuple(ids)]
-    for place, (job, unit) in enumerate(zip(jobs, units, strict=True), 1):
+    outcomes = []
+    for place, unit in enumerate(units, 1):
         try:
             unit.send(found.get(place, []))
         except StopIteration as done:
-            job.result = done.value
+            outcomes.append(Outcome(done.value))
         except Exception as exc:
-            job.error = exc
-
-
-class WaitingJob(NamedTuple):
-    """A job that waits for a turn."""
-
-    job: Job[Any]
-    outcome: asyncio.Future[Any]
-    due: float
-    """Until when it waits, by the loop's clock."""
+            outcomes.append(Outcome(error=exc))
+    return outcomes
 
 
 class WriterPool(ConnectionPool):
@@ -83,20 +78,16 @@ class WriterPool(ConnectionPool):
 
     def __init__(self, hosts: HostList, size: int) -> None:
         super().__init__(hosts, size, writing=True)
-        self._jobs: deque[WaitingJob] = deque()
+        self._jobs: deque[Job] = deque()
         self._runners = 0
 
     def submit(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> asyncio.Future[T]:
         """Run a unit in its turn, one of a single statement perhaps with others."""
         if query not in SINGLE_QUERIES:
             return super().submit(query, *args)
-        if self.waiting:
-            check_wait(self.unit_seconds * (1 + self._turns()) / self.size)
-        self.waiting += 1
+        self._admit()
         loop = asyncio.get_running_loop()
-        job = WaitingJob(
-            Job(query, args), loop.create_future(), loop.time() + TURN_SECONDS
-        )
+        job = Job(query, args, loop.create_future(), loop.time() + TURN_SECONDS)
         self._jobs.append(job)
         if self._runners < self.size:
             self._runners += 1
@@ -140,37 +131,36 @@ class WriterPool(ConnectionPool):
         Nobody shares a commit while there are turns for all.
         """
         share = ceil(len(self._jobs) / (1 + self.size - self.taken))
-        jobs: list[WaitingJob] = []
+        jobs: list[Job] = []
         while self._jobs and len(jobs) < min(share, TOGETHER):
-            if jobs and self._jobs[0].job.query is not jobs[0].job.query:
+            if jobs and self._jobs[0].query is not jobs[0].query:
                 break  # only those of one statement can be one
             jobs.append(self._jobs.popleft())
         self.waiting -= len(jobs)
         if len(jobs) == 1:
-            [(job, outcome, _)] = jobs
-            await _settle(outcome, self._run_in_time(job.query, *job.args))
+            [job] = jobs
+            await _settle(job.outcome, self._run_in_time(job.query, *job.args))
         elif jobs:
             await self._run_together(jobs)
 
-    async def _run_together(self, jobs: list[WaitingJob]) -> None:
+    async def _run_together(self, jobs: list[Job]) -> None:
         try:
-            await self._run_in_time(run_jobs, [waiting.job for waiting in jobs])
+            outcomes = await self._run_in_time(run_jobs, jobs)
         except Exception as exc:
-            if not _is_of_one(exc):
-                for waiting in jobs:
-                    waiting.outcome.set_exception(exc)
-                return
-            for job, outcome, _ in jobs:
+            for job in jobs:
+                if not _is_of_one(exc):
+                    job.outcome.set_exception(exc)
+                    continue
                 self.waiting += 1
                 alone = self._take_turn(job.query, *job.args)
-                self._start(_settle(outcome, alone))
+                self._start(_settle(job.outcome, alone))
             return
         self.units += len(jobs) - 1
-        for job, outcome, _ in jobs:
-            if job.error is not None:
-                outcome.set_exception(job.error)
+        for job, (result, error) in zip(jobs, outcomes, strict=True):
+            if error is not None:
+                job.outcome.set_exception(error)
             else:
-                outcome.set_result(job.result)
+                job.outcome.set_result(result)
 
 
 def _is_of_one(exc: Exception) -> bool:

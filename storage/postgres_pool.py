@@ -73,11 +73,15 @@ class ConnectionPool:
 
         OverloadedError if it would wait too long.
         """
+        self._admit()
+        task = self._start(self._take_turn(query, *args))
+        return task if self.reporting else asyncio.shield(task)
+
+    def _admit(self) -> None:
+        """Let a unit wait for its turn. OverloadedError."""
         if self.waiting:
             check_wait(self.unit_seconds * (1 + self._turns()) / self.size)
         self.waiting += 1
-        task = self._start(self._take_turn(query, *args))
-        return task if self.reporting else asyncio.shield(task)
 
     def _start(self, run: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something that is waited for when the pool is closed."""

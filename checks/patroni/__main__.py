@@ -73,8 +73,8 @@ def judge_fault(
             f"{what}: longest gap", f"≤ {limit:.0f} s", f"{gap:.1f} s", gap <= limit
         )
         ready, away = way.wrongly_ready(began, ended), way.wrongly_away(began, ended)
-        asked = sum(began < seen.began < ended for seen in way.seen)
-        text = f"{len(ready)} and {len(away)} of {asked}"
+        asked = way.asked(began, ended)
+        text = f"{len(ready)} and {len(away)} of {len(asked)}"
         right = not ready and not away
         to.judge(f"{what}: wrongly ready, wrongly not", "0 and 0", text, right)
         for kind, times in (("200", ready), ("503", away)):

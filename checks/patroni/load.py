@@ -80,14 +80,17 @@ class Way:
         times = [began, *times[bisect(times, began) : bisect(times, ended)], ended]
         return max(after - before for before, after in pairwise(times))
 
+    def asked(self, began: float, ended: float) -> list[Seen]:
+        """Return what `/readyz` said between two times."""
+        return [seen for seen in self.seen if began < seen.began < ended]
+
     def wrongly_ready(self, began: float, ended: float) -> list[float]:
         """Return when `/readyz` said 200 and no write was acknowledged."""
         times = self.acknowledged()
         return [
             seen.began
-            for seen in self.seen
-            if began < seen.began < ended
-            and seen.status == 200
+            for seen in self.asked(began, ended)
+            if seen.status == 200
             and is_gap(times, seen.began - READY_SECONDS, seen.ended + RESUME_SECONDS)
         ]
 
@@ -96,9 +99,8 @@ class Way:
         times = self.acknowledged()
         return [
             seen.began
-            for seen in self.seen
-            if began < seen.began < ended
-            and seen.status != 200
+            for seen in self.asked(began, ended)
+            if seen.status != 200
             and is_steady(
                 times, seen.began - STEADY_SECONDS, seen.ended + STEADY_SECONDS
             )

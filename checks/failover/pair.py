@@ -210,6 +210,16 @@ async def stop_for_a_while(pair: Pair, load: "Load", figures: Figures) -> None:
     )
 
 
+async def until_acknowledged(log: WriteLog, since: float, within: float) -> None:
+    """Return once a write that began later was acknowledged, or after some seconds."""
+    while time.monotonic() < since + within:
+        if any(
+            sent.began > since and sent.status in (200, 201) for sent in log.sent[-200:]
+        ):
+            return
+        await asyncio.sleep(0.01)
+
+
 class Load:
     """Clients that write and watchers that read, until told to stop."""
 
@@ -233,14 +243,7 @@ class Load:
 
     async def until_acknowledged(self, since: float) -> None:
         """Return once a write that began after a time was acknowledged."""
-        end = since + LOST_SECONDS
-        while time.monotonic() < end:
-            if any(
-                sent.began > since and sent.status in (200, 201)
-                for sent in self.log.sent[-200:]
-            ):
-                return
-            await asyncio.sleep(0.01)
+        await until_acknowledged(self.log, since, LOST_SECONDS)
 
     async def finish(self) -> None:
         """Let everybody come to an end."""

@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from checks.failover.pair import ANSWER_SECONDS, Figures
+from checks.failover.pair import ANSWER_SECONDS, Figures, until_acknowledged
 from checks.failover.rows import export, judge_rows
 from checks.operators.tools import MissingError, tool
 from checks.patroni.faults import FAULTS, LONG, SHORT
@@ -53,7 +53,7 @@ async def try_fault(
         await asyncio.sleep(STEADY_SECONDS)  # until the promotion is over
     since = time.monotonic()
     for way in ways:
-        await way.until_acknowledged(since, limit)
+        await until_acknowledged(way.log, since, limit)
     await asyncio.sleep(STEADY_SECONDS)
     if fault.end is not None:
         fault.end(leader)

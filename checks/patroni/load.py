@@ -65,15 +65,6 @@ class Way:
         """Return when writes were acknowledged, in order."""
         return sorted(one.ended for one in self.log.sent if 200 <= one.status < 300)
 
-    async def until_acknowledged(self, since: float, within: float) -> bool:
-        """Return whether a write that began after a time is acknowledged in time."""
-        while time.monotonic() < since + within:
-            recent = self.log.sent[-200:]
-            if any(one.began > since and 200 <= one.status < 300 for one in recent):
-                return True
-            await asyncio.sleep(0.02)
-        return False
-
     def longest_gap(self, began: float, ended: float) -> float:
         """Return the longest time without an acknowledged write, of a time; seconds."""
         times = self.acknowledged()

@@ -18,12 +18,9 @@ def lock(table: str) -> str:
 
     The lock blocks nobody. Its key is the last id that was drawn before it, so that who
     reads knows which ids may still come: those above the least key. Its first 16 bits
-    are of the sequence. The function `lock_ids` of the database takes the same.
+    are of the sequence. It is taken by a function of the database.
     """
-    sequence = f"{table}_id_seq"
-    return f"""pg_advisory_xact_lock_shared(
-        (('{sequence}'::regclass::oid::bigint & 65535) << 48) | (
-            SELECT {LAST_ID} FROM {sequence}))"""
+    return f"lock_ids('{table}_id_seq')"
 
 
 def horizon(table: str) -> str:

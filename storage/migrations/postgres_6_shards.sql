@@ -7,7 +7,7 @@ DROP INDEX history_undoes;
 CREATE UNIQUE INDEX history_undoes ON history (undoes, customer_id) WHERE undoes IS NOT NULL;
 -- What is written most stands in functions: one round trip, and each of their statements
 -- asks one shard. An INSERT … SELECT would ask all.
--- queries.dialects.lock has the same key.
+-- queries.dialects.horizon reads the keys of these locks.
 CREATE FUNCTION lock_ids(ids regclass) RETURNS void LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock_shared(
         ((ids::oid::bigint & 65535) << 48) | coalesce(pg_sequence_last_value(ids), 0))

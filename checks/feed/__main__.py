@@ -57,34 +57,34 @@ def two_workers() -> Iterator[Urls]:
 
 
 @contextmanager
-def two_servers() -> Iterator[Urls]:
-    """Serve a PostgreSQL database by two processes."""
+def _two(env: dict[str, str]) -> Iterator[Urls]:
+    """Serve a database by two processes."""
     with (
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as two,
-        cluster() as postgres,
+        serving(Path(one), env) as first,
+        serving(Path(two), env) as second,
     ):
-        env = {"DATABASE_URL": postgres.new_schema()}
-        with serving(Path(one), env) as first, serving(Path(two), env) as second:
-            yield [first.url, second.url]
+        yield [first.url, second.url]
+
+
+@contextmanager
+def two_servers() -> Iterator[Urls]:
+    """Serve a PostgreSQL database by two processes."""
+    with cluster() as postgres, _two({"DATABASE_URL": postgres.new_schema()}) as urls:
+        yield urls
 
 
 @contextmanager
 def two_servers_and_a_replica() -> Iterator[Urls]:
     """Serve a PostgreSQL database by two processes that read from its standby."""
-    with (
-        tempfile.TemporaryDirectory() as one,
-        tempfile.TemporaryDirectory() as two,
-        cluster() as postgres,
-        folders() as folder,
-    ):
+    with cluster() as postgres, folders() as folder:
         standby = postgres.new_standby(folder, "standby")
         url = postgres.new_schema()
         replica_url = url.replace(postgres.host, standby.host)
-        env = {"DATABASE_URL": url, "READ_DATABASE_URL": replica_url}
         try:
-            with serving(Path(one), env) as first, serving(Path(two), env) as second:
-                yield [first.url, second.url]
+            with _two({"DATABASE_URL": url, "READ_DATABASE_URL": replica_url}) as urls:
+                yield urls
         finally:
             standby.kill()
 

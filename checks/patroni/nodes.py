@@ -6,10 +6,12 @@ swallow all.
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,6 +198,21 @@ def start(
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=home, env=env)
 
 
+def wait_decided(url: str) -> None:
+    """Wait until etcd, asked for its versions, has one of its cluster. RuntimeError.
+
+    Patroni ends where it reads "not_decided", which etcd says in its first moments
+    (etcd, api/version: `Cluster`).
+    """
+    end = time.monotonic() + HEALTHY_SECONDS
+    while time.monotonic() < end:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2) as reply:
+            if json.load(reply)["etcdcluster"] != "not_decided":
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"etcd is not ready: {url}")
+
+
 class Group:
     """The three machines, etcd, and HAProxy before them."""
 
@@ -222,6 +239,7 @@ class Group:
         self.processes.append(
             start([tool("haproxy"), "-f", str(config)], folder / "balancer")
         )
+        wait_decided(f"{here}/version")
         for node in self.nodes:
             node.start()
 
@@ -246,8 +264,9 @@ class Group:
         async with aiohttp.ClientSession(timeout=limit, auth=password) as session:
             try:
                 async with session.request(method, url, json=body) as reply:
-                    json = "json" in reply.headers.get("Content-Type", "")
-                    return reply.status, await (reply.json() if json else reply.text())
+                    parsed = "json" in reply.headers.get("Content-Type", "")
+                    body_read = reply.json() if parsed else reply.text()
+                    return reply.status, await body_read
             except (aiohttp.ClientError, TimeoutError, OSError):
                 return 0, None
 

@@ -14,7 +14,8 @@ from typing import Any
 from bench.peers.programs import OURS, PROJECT
 from bench.peers.targets import start
 from bench.sections import Run
-from checks.support.server_process import Server, print_table
+from checks.support.report import print_table
+from checks.support.server_process import Server
 
 LISTENERS, ADDS = 1000, 500
 """How many listen, and how many purchases a second are added meanwhile."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.peers.chart import chart
 from bench.peers.loads import CONNECTIONS
 from bench.sections import Run
-from checks.support.server_process import print_table
+from checks.support.report import print_table
 
 
 def judge(run: Run, short: bool) -> bool:

@@ -22,7 +22,8 @@ from bench.peers.targets import (
     start_all,
     start_engines,
 )
-from checks.support.server_process import call, print_table
+from checks.support.report import print_table
+from checks.support.server_process import call
 
 NOT_PORTABLE = {("add", "fastify")}
 """Fastify pays an fsync for each add, this server its processor: on a machine of slow

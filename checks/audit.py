@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from checks.support.server_process import PROJECT, print_table
+from checks.support.report import print_table
+from checks.support.server_process import PROJECT
 
 FILE = str(PROJECT / "requirements-checks.txt")
 

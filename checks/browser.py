@@ -34,7 +34,8 @@ from playwright.sync_api import (
 
 import handlers
 from checks.fuzz import new_token
-from checks.support.server_process import Server, call, print_table, serving
+from checks.support.report import print_table
+from checks.support.server_process import Server, call, serving
 
 WAIT_MILLISECONDS = 30_000
 UNDONE = 12

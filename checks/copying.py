@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +29,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from checks.support.postgres_cluster import NO_FSYNC, Cluster, cluster
-from checks.support.server_process import PROJECT, Server, print_table, serving
+from checks.support.report import Figures
+from checks.support.server_process import PROJECT, Server, serving
 from storage.schema import fold_name
 
 CHANCE = random.Random()  # noqa: S311 - a sample, no secret
@@ -73,20 +73,6 @@ class Answer(NamedTuple):
     headers: tuple[str | None, ...]
     digest: str
     beginning: bytes
-
-
-@dataclass
-class Figures:
-    """What was tried and what came of it."""
-
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-    breaches: list[str] = field(default_factory=list)
-
-    def judge(self, what: str, expected: object, seen: object) -> None:
-        """Keep a line of the table, and a breach when the two are not the same."""
-        self.rows.append((what, str(expected), str(seen)))
-        if expected != seen:
-            self.breaches.append(f"{what}: {seen}, not {expected}")
 
 
 # The source
@@ -214,10 +200,10 @@ def try_refused(source: Path, copied: str, postgres: Cluster, figures: Figures) 
         lines = errors.splitlines()
         clear = [line.startswith("server.py: ") for line in lines[-1:]] == [True]
         said = "one line" if clear and "Traceback" not in errors else lines[-3:]
-        figures.judge(f"copy {what}", (1, "one line"), (status, said))
-    figures.judge("rows after those", "none", row_counts(postgres, "refused"))
+        figures.judge_same(f"copy {what}", (1, "one line"), (status, said))
+    figures.judge_same("rows after those", "none", row_counts(postgres, "refused"))
     same = row_counts(postgres, "copied")
-    figures.judge("rows where it was not empty", before, same)
+    figures.judge_same("rows where it was not empty", before, same)
 
 
 def try_killed(source: Path, postgres: Cluster, figures: Figures) -> None:
@@ -233,8 +219,8 @@ def try_killed(source: Path, postgres: Cluster, figures: Figures) -> None:
         status, _ = outcome(process)
         if status:
             break
-    figures.judge("copy that is killed", -signal.SIGKILL, status)
-    figures.judge("rows after it", "none", row_counts(postgres, name))
+    figures.judge_same("copy that is killed", -signal.SIGKILL, status)
+    figures.judge_same("rows after it", "none", row_counts(postgres, name))
 
 
 # Comparing
@@ -315,7 +301,9 @@ def compare(
             figures.breaches.append(f"{question}: {left}, but copied {right}")
     for kind, number in tried.items():
         by_status = ", ".join(f"{n} of {s}" for s, n in sorted(statuses[kind].items()))
-        figures.judge(f"{kind}: {by_status}", f"{number} same", f"{same[kind]} same")
+        figures.judge_same(
+            f"{kind}: {by_status}", f"{number} same", f"{same[kind]} same"
+        )
 
 
 def additions(owners: int) -> Iterator[Question]:
@@ -333,7 +321,7 @@ def go_on(one: Server, two: Server, rows: int, figures: Figures) -> None:
     location = COMPARED.index("Location")
     for question in additions(max(rows // EACH, 20)):
         left, right = (ask(server, question) for server in (one, two))
-        figures.judge(
+        figures.judge_same(
             f"Location of the {question.kind}",
             (201, left.headers[location]),
             (right.status, right.headers[location]),
@@ -358,7 +346,7 @@ def run(folder: Path, postgres: Cluster, rows: int, samples: int) -> Figures:
     file = folder / "db.sqlite3"
     url = new_database(postgres, "copied")
     seconds, (status, errors) = timed(lambda: outcome(copy(f"sqlite:///{file}", url)))
-    figures.judge(f"copy of {rows:,} purchases, {seconds:.1f} s", 0, status)
+    figures.judge_same(f"copy of {rows:,} purchases, {seconds:.1f} s", 0, status)
     if status:
         figures.breaches.append(errors[-1000:])
         return figures
@@ -390,10 +378,7 @@ def main() -> int:
     CHANCE.seed(options.seed)
     with tempfile.TemporaryDirectory() as folder, cluster(NO_FSYNC) as postgres:
         figures = run(Path(folder), postgres, options.rows, options.samples)
-    print_table(("what was tried", "expected", "seen"), figures.rows)
-    for breach in figures.breaches[:5]:
-        print(f"breach: {breach}")
-    return 1 if figures.breaches else 0
+    return figures.finish("what was tried")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checks.support.feed_audit import FeedAudit
-from checks.support.server_process import Server, print_table
+from checks.support.report import print_breaches, print_table
+from checks.support.server_process import Server
 from checks.support.undoing_client import UndoingClient
 from checks.support.write_log import (
     CHANCE,
@@ -240,8 +241,6 @@ def report(figures: Figures, kills: int) -> None:
         ("ready again, median and slowest, s", two_of(figures.ready[1:])),
     ]
     print_table(("SIGKILL under load", "figure"), rows)
-    for breach in figures.breaches:
-        print(f"\nbreach: {breach}")
 
 
 def two_of(seconds: list[float]) -> str:
@@ -261,7 +260,7 @@ def main() -> int:
             run(Path(folder), options.kills, options.clients, options.keys)
         )
     report(figures, options.kills)
-    return 1 if figures.breaches else 0
+    return print_breaches(figures.breaches)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from checks.support.report import print_table
 from checks.support.server_process import (
     PROJECT,
     Server,
     exchange,
-    print_table,
     request_bytes,
     serving,
 )

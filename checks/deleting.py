@@ -22,7 +22,8 @@ from pathlib import Path
 from statistics import median
 
 from checks.support.postgres_cluster import Cluster
-from checks.support.server_process import Server, call, print_table, serving
+from checks.support.report import print_table
+from checks.support.server_process import Server, call, serving
 
 BOUND, FACTOR = 0.2, 20.0
 """The most seconds that an answer, or an add beside it, may take; on a slow machine, so

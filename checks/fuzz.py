@@ -24,13 +24,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import handlers
-from checks.support.server_process import (
-    PROJECT,
-    Server,
-    answered_routes,
-    print_table,
-    serving,
-)
+from checks.support.report import print_breaches, print_table
+from checks.support.server_process import PROJECT, Server, answered_routes, serving
 from checks.support.venvs import environment
 
 SCHEMATHESIS = "schemathesis==4.32.5"
@@ -343,9 +338,7 @@ def main() -> int:
         if not missed:
             break
     breaches += [f"never answered 2xx: {' '.join(route)}" for route in sorted(missed)]
-    for breach in breaches:
-        print(f"breach: {breach[:1000]}")
-    return 1 if breaches else 0
+    return print_breaches(breaches)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ from checks.support.import_database import (
 )
 from checks.support.import_kills import KillTrial
 from checks.support.import_round_trip import try_round_trips
-from checks.support.server_process import Reply, Server, call, print_table
+from checks.support.report import print_table
+from checks.support.server_process import Reply, Server, call
 
 BOUND, FACTOR = 1.0, 300.0
 """The most seconds that an add may take beside an import; on a slow machine, so many

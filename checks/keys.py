@@ -18,7 +18,7 @@ from typing import Any
 
 import db
 from api import replies
-from checks.support.server_process import print_table
+from checks.support.report import print_table
 from storage import sqlite_file
 from storage.batch_queue import run_unit
 from storage.sqlite_connection import driver

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from checks.support.postgres_cluster import Cluster, cluster, folders
-from checks.support.server_process import print_table, serving
+from checks.support.report import print_breaches, print_table
+from checks.support.server_process import serving
 from checks.support.write_log import CHANCE, new_session
 
 CLIENTS = 8
@@ -272,10 +273,7 @@ def main() -> int:
     for (name, status, has_age), count in sorted(figures.replies.items()):
         rows.append((f"{name}: {status}{', with an Age' * has_age}", count))
     print_table(("reads while servers fail", "seen"), rows)
-    for breach in figures.breaches[:20]:
-        print(f"\nbreach: {breach}")
-    print(f"\n{len(figures.breaches)} breaches")
-    return 1 if figures.breaches else 0
+    return print_breaches(figures.breaches)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from checks.clients import tools
 from checks.clients.expected import EXPECTED, matches
 from checks.clients.tools import Client, Command, ToolError
 from checks.fuzz import new_token
+from checks.support.report import print_breaches, print_table
 from checks.support.server_process import (
     Server,
     answered_routes,
     exchange,
-    print_table,
     request_bytes,
     serving,
 )
@@ -117,9 +117,7 @@ def main() -> int:
         rows.append(row)
         breaches += found
     print_table(("client", "is", "requests sent", "routes that answered 2xx"), rows)
-    for breach in breaches:
-        print(f"breach: {breach[:3000]}")
-    return 1 if breaches else 0
+    return print_breaches(breaches)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from checks.browser import chromium
 from checks.console import looks, picture, story, trouble
 from checks.console.story import Row
 from checks.console.visit import visiting
-from checks.support.server_process import PROJECT, print_table, serving
+from checks.support.report import print_table
+from checks.support.server_process import PROJECT, serving
 
 PICTURE = PROJECT / "docs" / "console.png"
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from checks.failover.pair import (
     ANSWER_SECONDS,
     RESUME_SECONDS,
-    Figures,
     Load,
     Pair,
     Seen,
@@ -29,7 +28,8 @@ from checks.failover.pair import (
 )
 from checks.failover.rows import export, judge_rows
 from checks.support.postgres_cluster import folders
-from checks.support.server_process import Server, print_table, serving
+from checks.support.report import Figures
+from checks.support.server_process import Server, serving
 from checks.support.write_log import new_session
 
 
@@ -46,10 +46,7 @@ def judge_answers(load: Load, figures: Figures) -> None:
     for what, statuses in sorted(during.items()):
         seen = ", ".join(f"{count} of {status}" for status, count in statuses.items())
         figures.judge(f"stopped: {what}", "503 alone", seen, {*statuses} == {503})
-    statuses = load.log.statuses()
-    seen = ", ".join(f"{count:,} of {status}" for status, count in statuses.items())
-    known = statuses.keys() <= {200, 201, 503}
-    figures.judge("all writes", "200, 201, 503", seen, known)
+    figures.judge_statuses("all writes", {200, 201, 503}, load.log.statuses())
     longest = max(answer.ended - answer.began for answer in answers)
     right = longest <= ANSWER_SECONDS
     most = f"≤ {ANSWER_SECONDS:.0f} s"
@@ -64,6 +61,11 @@ def judge_servers(servers: list[Server], pids: list[int], figures: Figures) -> N
     )
     right = same == len(servers)
     figures.judge("the same servers, ready", len(servers), same, right)
+    judge_logs(servers, figures)
+
+
+def judge_logs(servers: list[Server], figures: Figures) -> None:
+    """See that no server had an unknown fault."""
     faults = sum("traceback" in server.errors() for server in servers)
     figures.judge("servers with a traceback in the log", 0, faults, not faults)
 
@@ -109,10 +111,7 @@ def main() -> int:
         figures = asyncio.run(
             run(folder, options.rounds, options.fault, options.seconds)
         )
-    print_table(("primary fails, standby promoted", "expected", "seen"), figures.rows)
-    for breach in figures.breaches[:10]:
-        print(f"breach: {breach}")
-    return 1 if figures.breaches else 0
+    return figures.finish("primary fails, standby promoted")
 
 
 if __name__ == "__main__":

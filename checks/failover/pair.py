@@ -4,13 +4,13 @@ import asyncio
 import signal
 import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 
 from checks.support.postgres_cluster import Cluster
+from checks.support.report import Figures
 from checks.support.server_process import Server
 from checks.support.write_log import (
     CHANCE,
@@ -46,20 +46,6 @@ class Seen(NamedTuple):
     began: float
     ended: float
     status: int
-
-
-@dataclass
-class Figures:
-    """What all rounds together came to."""
-
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-    breaches: list[str] = field(default_factory=list)
-
-    def judge(self, what: str, expected: object, seen: object, right: bool) -> None:
-        """Keep a line of the table, and a breach when it is not right."""
-        self.rows.append((what, str(expected), str(seen)))
-        if not right:
-            self.breaches.append(f"{what}: {seen}, expected {expected}")
 
 
 class PersistentClient(Client):

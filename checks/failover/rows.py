@@ -6,7 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
-from checks.failover.pair import Figures
+from checks.support.report import Figures
 from checks.support.write_log import Outcome, WriteLog, audit
 
 

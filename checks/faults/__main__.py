@@ -43,7 +43,7 @@ from checks.faults.trial import (
     Size,
     on_server,
 )
-from checks.support.server_process import print_table
+from checks.support.report import print_breaches, print_table
 
 FAULTS: dict[str, Fault] = {
     "SIGTERM under load": on_server(partial(terminate, lock_seconds=0.0)),
@@ -96,10 +96,7 @@ def main() -> int:
         found = list(pool.map(partial(try_fault, size=size), names))
     headings = ("fault", "what happened", "took", "promise")
     print_table(headings, [row for row, _ in found])
-    breaches = [breach for _, some in found for breach in some]
-    for breach in breaches:
-        print(f"\nbreach: {breach}")
-    return 1 if breaches else 0
+    return print_breaches([breach for _, some in found for breach in some])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from checks.feed.verdict import Verdict, judge
 from checks.feed.writers import World, Writer
 from checks.support.feed_reader import FeedReader
 from checks.support.postgres_cluster import cluster, folders
-from checks.support.server_process import print_table, serving
+from checks.support.report import print_breaches, print_table
+from checks.support.server_process import serving
 from checks.support.write_log import new_session
 
 WRITERS, READERS = 24, 4
@@ -164,10 +165,7 @@ def main() -> int:
         for name, verdict in verdicts.items()
         for breach in verdict.breaches
     ]
-    for breach in breaches[:20]:
-        print(f"\nbreach: {breach}")
-    print(f"\n{len(breaches)} breaches")
-    return 1 if breaches else 0
+    return print_breaches(breaches)
 
 
 if __name__ == "__main__":

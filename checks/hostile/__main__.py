@@ -23,7 +23,8 @@ from checks.hostile.history import BY_READERS, erasures, feeds, undos, undos_by_
 from checks.hostile.protocol import framings, header_fields, targets
 from checks.hostile.trial import Trial
 from checks.hostile.values import ids_in_bodies, jsons, paths, quantities, texts, types
-from checks.support.server_process import Reply, print_table, serving
+from checks.support.report import print_breaches, print_table
+from checks.support.server_process import Reply, serving
 
 GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "1 quantity": quantities,
@@ -89,9 +90,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         breaches = run(Path(folder), options.group)
-    for breach in breaches:
-        print(f"\nbreach: {breach}")
-    return 1 if breaches else 0
+    return print_breaches(breaches)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from checks.operators.backups import try_backups
 from checks.operators.documents import check_rotation, parse_document
 from checks.operators.proxies import PROXIES, check_proxy
 from checks.operators.tools import DOCS, BreachError, MissingError
-from checks.support.server_process import print_table
+from checks.support.report import print_table
 
 
 def judged(check: Callable[[], None]) -> tuple[str, bool]:

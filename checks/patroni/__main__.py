@@ -15,14 +15,16 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from checks.failover.pair import ANSWER_SECONDS, Figures, until_acknowledged
+from checks.failover.__main__ import judge_logs
+from checks.failover.pair import ANSWER_SECONDS, until_acknowledged
 from checks.failover.rows import export, judge_rows
 from checks.operators.tools import MissingError, tool
 from checks.patroni.faults import FAULTS, LONG, SHORT
 from checks.patroni.load import Way, joined, new_folder
 from checks.patroni.nodes import PATRONI, Group, Times
 from checks.support.postgres_cluster import folders
-from checks.support.server_process import print_table, serving
+from checks.support.report import Figures
+from checks.support.server_process import serving
 from checks.support.venvs import environment
 from checks.support.write_log import new_session
 
@@ -86,10 +88,8 @@ def judge_fault(
 def judge_answers(ways: list[Way], to: Figures) -> None:
     """Look at what was answered, and how soon."""
     for way in ways:
-        statuses = way.log.statuses()
-        seen = ", ".join(f"{count:,} of {one}" for one, count in statuses.items())
-        known = statuses.keys() <= {200, 201, 503}
-        to.judge(f"writes by {way.name}", "200, 201, 503", seen, known)
+        known, statuses = {200, 201, 503}, way.log.statuses()
+        to.judge_statuses(f"writes by {way.name}", known, statuses)
     for what, most, answers in (
         ("write", ANSWER_SECONDS, [one for way in ways for one in way.log.sent]),
         ("/readyz", READY_SECONDS, [one for way in ways for one in way.seen]),
@@ -134,8 +134,7 @@ async def run(folder: Path, faults: tuple[str, ...], times: Times) -> Figures:
                 await way.finish()
         judge_answers(ways, figures)
         await judge_rows_of(group, ways, figures)
-        faulty = sum("traceback" in way.server.errors() for way in ways)
-        figures.judge("servers with a traceback in the log", 0, faulty, not faulty)
+        judge_logs([way.server for way in ways], figures)
     if faults == LONG:
         acknowledged = sum(len(way.acknowledged()) for way in ways)
         enough = acknowledged >= LONG_WRITES
@@ -162,10 +161,7 @@ def main() -> int:
     environment("patroni", *PATRONI)
     with folders() as folder:
         figures = asyncio.run(run(folder, faults, times))
-    print_table(("three servers under Patroni", "expected", "seen"), figures.rows)
-    for breach in figures.breaches[:20]:
-        print(f"breach: {breach}")
-    return 1 if figures.breaches else 0
+    return figures.finish("three servers under Patroni")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from checks.failover.__main__ import judge_servers
-from checks.failover.pair import Figures, Load
+from checks.failover.pair import Load
 from checks.failover.rows import export, judge_rows
 from checks.pooler.bouncer import Bouncer, MissingError, program
 from checks.pooler.careless import ROLE, leave_sessions
 from checks.pooler.refusals import CASES, miss_standby, try_case
 from checks.support.postgres_cluster import NO_FSYNC, Cluster, cluster
-from checks.support.server_process import PROJECT, Server, print_table, serving
+from checks.support.report import Figures
+from checks.support.server_process import PROJECT, Server, serving
 from checks.support.write_log import Outcome, new_session
 
 TESTS = ("test.py", "tests/storage/test_reports.py")
@@ -82,12 +83,9 @@ async def refuse(main: Cluster, figures: Figures) -> None:
 
 def judge_writes(load: Load, figures: Figures, faulty: bool) -> None:
     """Look at the statuses so far."""
-    statuses = load.log.statuses()
-    seen = ", ".join(f"{count:,} of {status}" for status, count in statuses.items())
     known = {200, 201, 503} if faulty else {200, 201}
     what = "writes, with faults" if faulty else "writes beside a careless client"
-    right = statuses.keys() <= known
-    figures.judge(what, ", ".join(map(str, sorted(known))), seen, right)
+    figures.judge_statuses(what, known, load.log.statuses())
     longest = max(one.ended - one.began for one in load.log.sent)
     figures.judge(f"{what}: longest answer", "-", f"{longest:.2f} s", True)
 
@@ -180,10 +178,7 @@ def main() -> int:
         judge_starts(server, server.folder, figures)
         asyncio.run(refuse(server, figures))
         asyncio.run(run(server, MANY if options.long else FEW, figures))
-    print_table((f"{name}, transaction mode", "expected", "seen"), figures.rows)
-    for breach in figures.breaches[:10]:
-        sys.stdout.write(f"breach: {breach}\n")
-    return 1 if figures.breaches else 0
+    return figures.finish(f"{name}, transaction mode")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from contextlib import ExitStack, suppress
 import aiohttp
 import asyncpg
 
-from checks.failover.pair import Figures
 from checks.pooler.bouncer import Bouncer
 from checks.support.postgres_cluster import Cluster
+from checks.support.report import Figures
 from checks.support.server_process import Server, call, serving
 from checks.support.write_log import new_session
 

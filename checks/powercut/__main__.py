@@ -21,7 +21,7 @@ from typing import NamedTuple
 from checks.powercut.judge import Verdict
 from checks.powercut.recording import NotRunError, library
 from checks.powercut.scenarios import SCENARIOS, Size, try_scenario
-from checks.support.server_process import print_table
+from checks.support.report import print_table
 
 SHORT = Size(8, 14, 90, 10)
 LONG = Size(16, 40, 1000, 10)

@@ -23,7 +23,7 @@ from checks.operators.tools import BreachError
 from checks.replica.beside import EXPECTED, Beside, Run, measure
 from checks.replica.kills import Figures, kill
 from checks.replica.pair import PROGRAM, Pair, program
-from checks.support.server_process import print_table
+from checks.support.report import print_breaches, print_table
 
 LONG = 10
 """From how many kills on the rest is measured for long too."""
@@ -104,10 +104,7 @@ def main() -> int:
         print(f"breach: {exc}")
         return 1
     report(figures, beside)
-    breaches = figures.breaches + beside.breaches()
-    for breach in breaches:
-        print(f"\nbreach: {breach}")
-    return int(bool(breaches))
+    return print_breaches(figures.breaches + beside.breaches())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from checks.slow.clients import (
     Size,
 )
 from checks.slow.load import Report, Rounds, fill, run_rounds
-from checks.support.server_process import PROJECT, Server, call, print_table, read_reply
+from checks.support.report import print_breaches, print_table
+from checks.support.server_process import PROJECT, Server, call, read_reply
 from checks.support.write_log import new_session
 
 RATIO = 2.0
@@ -203,9 +204,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         few_files(Path(folder), report)
     print_table(("slow clients", "promised", "seen"), report.rows)
-    for breach in report.breaches:
-        print(f"\nbreach: {breach}")
-    return 1 if report.breaches else 0
+    return print_breaches(report.breaches)
 
 
 if __name__ == "__main__":

@@ -324,12 +324,3 @@ def visitor_of(database: Path) -> tuple[str, ...]:
     It would remove the WAL of a database on which nobody else has a lock.
     """
     return (sys.executable, "-c", VISITOR, str(database))
-
-
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    for line in lines:
-        cells = (str(cell).replace("|", "\\|") for cell in line)
-        sys.stdout.write(f"| {' | '.join(cells)} |\n")
-    sys.stdout.flush()

@@ -21,7 +21,8 @@ from pathlib import Path
 from checks.failover.__main__ import judge_servers
 from checks.failover.pair import Load
 from checks.failover.rows import export, judge_rows
-from checks.pooler.bouncer import Bouncer, MissingError, program
+from checks.operators.tools import MissingError
+from checks.pooler.bouncer import Bouncer, program
 from checks.pooler.careless import ROLE, leave_sessions
 from checks.pooler.refusals import CASES, miss_standby, try_case
 from checks.support.postgres_cluster import NO_FSYNC, Cluster, cluster

@@ -1,11 +1,11 @@
 """Start, restart and kill a real pgbouncer before a PostgreSQL server."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 
+from checks.operators.tools import tool
 from checks.support.postgres_cluster import START_SECONDS, Cluster, ordinary
 from checks.support.server_process import exchange, free_port
 
@@ -20,17 +20,9 @@ SETTINGS = {
 }
 
 
-class MissingError(Exception):
-    """There is no pgbouncer."""
-
-
 def program() -> str:
     """Return the path of pgbouncer, of PGBOUNCER if that is set. MissingError."""
-    given = os.environ.get("PGBOUNCER")
-    path = given or shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if path is None:
-        raise MissingError("pgbouncer is not installed")
-    return path
+    return os.environ.get("PGBOUNCER") or tool("pgbouncer")
 
 
 class Bouncer:

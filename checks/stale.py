@@ -14,8 +14,6 @@ wait for the standby, reads must go on while the primary is away.
 
 import argparse
 import asyncio
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -177,12 +175,6 @@ def pair() -> Iterator[tuple[Cluster, Cluster]]:
             standby.kill()
 
 
-def thaw(frozen: Cluster) -> None:
-    """Let a frozen server go on."""
-    for pid in frozen.processes():
-        os.kill(pid, signal.SIGCONT)
-
-
 @asynccontextmanager
 async def fault(
     name: str, primary: Cluster, standby: Cluster, figures: Figures
@@ -190,7 +182,7 @@ async def fault(
     """Have a fault for the length of a with block."""
     begin, end = {  # of each, what does it and what undoes it
         "primary killed": (primary.kill, primary.start),
-        "primary frozen": (primary.freeze, lambda: thaw(primary)),
+        "primary frozen": (primary.freeze, primary.thaw),
         "standby paused": (
             lambda: standby.sql("SELECT pg_wal_replay_pause()"),
             lambda: standby.sql("SELECT pg_wal_replay_resume()"),

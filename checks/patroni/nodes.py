@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from checks.operators.tools import adapted, tool
-from checks.support.postgres_cluster import ORDINARY_USER, Cluster, family
+from checks.support.postgres_cluster import ORDINARY_USER, Cluster, family, send
 from checks.support.server_process import free_port
 from checks.support.venvs import environment
 
@@ -180,13 +180,6 @@ class Node:
         for pipe in (self.network, self.way_to_etcd):
             pipe.kill()
             pipe.wait()
-
-
-def send(how: int, processes: list[int]) -> None:
-    """Send a signal to processes, some of which may have ended."""
-    for pid in processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, how)
 
 
 def start(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ def family(pid: int) -> list[int]:
             if int(parent) == pid:
                 found.append(int(entry.parent.name))
     return found
+
+
+def send(how: int, processes: Iterable[int]) -> None:
+    """Send a signal to processes, some of which may have ended."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, how)
 
 
 def ordinary() -> dict[str, Any]:
@@ -173,17 +180,17 @@ class Cluster:
         if self.process is None or self.process.poll() is not None:
             return
         self.process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        send(signal.SIGKILL, self.processes())
         self.process.kill()
         self.process.wait()
 
     def freeze(self) -> None:
         """Stop all its processes: connections stay, and nobody answers on them."""
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        send(signal.SIGSTOP, self.processes())
+
+    def thaw(self) -> None:
+        """Let the processes go on."""
+        send(signal.SIGCONT, self.processes())
 
     def processes(self) -> list[int]:
         """Return the first process and its children, by /proc (Linux)."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from storage.engine import (
@@ -187,20 +187,24 @@ class PostgresConnection:
         """Run a unit and commit it. UncertainError, errors of asyncpg."""
         unit = query(*args)
         if self.reporting:
-            await self.raw.execute(BEGIN_SNAPSHOT)
-            result = await self._run_unit(unit)
-            await self.raw.execute("COMMIT")
-            return result
+            return await self._run_between(BEGIN_SNAPSHOT, unit)
         if not self.writing:  # each statement sees what is committed
             return await self._run_unit(unit)
         if query in SINGLE_QUERIES:  # a statement is a transaction
             async with self._committing():
                 return await self._run_unit(unit)
-        await self.raw.execute("BEGIN")
+        return await self._run_between("BEGIN", unit)
+
+    async def _run_between(self, begin: str, unit: Unit[T]) -> T:
+        """Run a unit as one transaction. UncertainError, errors of asyncpg."""
+        await self._begin(begin)
         result = await self._run_unit(unit)
-        async with self._committing():
+        async with self._committing() if self.writing else nullcontext():
             await self.raw.execute("COMMIT")
         return result
+
+    async def _begin(self, begin: str) -> None:
+        await self.raw.execute(begin)
 
     async def _run_unit(self, unit: Unit[T]) -> T:
         """Run one unit of work: send it the rows of each statement it yields."""
@@ -281,16 +285,12 @@ class PooledConnection(PostgresConnection):
 
     async def run(self, query: Callable[[*Ts], Unit[T]], *args: *Ts) -> T:
         """Run a unit as one transaction. UncertainError, errors of asyncpg."""
+        return await self._run_between(self.begin, query(*args))
+
+    async def _begin(self, begin: str) -> None:
         try:
-            await self.raw.execute(self.begin)
+            await super()._begin(begin)
         except asyncpg.FeatureNotSupportedError as exc:
             if self.writing:  # so says a standby
                 raise asyncpg.ReadOnlySQLTransactionError(str(exc)) from exc
             raise
-        result = await self._run_unit(query(*args))
-        if not self.writing:
-            await self.raw.execute("COMMIT")
-            return result
-        async with self._committing():
-            await self.raw.execute("COMMIT")
-        return result

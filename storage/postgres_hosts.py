@@ -184,8 +184,7 @@ class HostList:
             _raise_most_telling(errors, bool(states))
         # max() takes the first of equals: the one in use, or as the URL has it
         best = max(primaries, key=lambda url: states[url].rank)
-        if 0 < states[best].timeline < self.timeline:
-            raise StalePrimaryError(STALE_PRIMARY)
+        self._refuse_unsuitable(states[best], writing=False)
         self._put_first(best)
         self._chosen = generation
 

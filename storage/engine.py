@@ -103,6 +103,12 @@ def read_anything() -> Unit[None]:
     yield SELECT_ANYTHING, ()
 
 
+def read_row(statement: Statement) -> Unit[Row]:
+    """Return the only row of a statement without parameters."""
+    [row] = yield statement, ()
+    return row
+
+
 class StartupError(Exception):
     """The server may not start so; one line says why."""
 

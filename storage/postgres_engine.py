@@ -2,9 +2,16 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
-from storage.engine import EngineStats, Statement, UnavailableError, Unit, read_anything
+from storage.engine import (
+    EngineStats,
+    Row,
+    Statement,
+    UnavailableError,
+    Unit,
+    read_anything,
+    read_row,
+)
 from storage.postgres_batches import WriterPool
 from storage.postgres_connection import (
     ERROR_MESSAGES,
@@ -64,13 +71,13 @@ class PostgresEngine:
         time = asyncio.get_running_loop().time()
         if self._size_due < time and not self.scanner.waiting:
             self._size_due = time + SIZE_SECONDS
-            self.scan(_read_value, SELECT_SIZE).add_done_callback(self._keep_size)
+            self.scan(read_row, SELECT_SIZE).add_done_callback(self._keep_size)
         waiting = {name: pool.waiting for name, pool in self.pools.items()}
         return EngineStats(self.writer.units, self.writer.commits, waiting, self._size)
 
-    def _keep_size(self, size: asyncio.Future[int]) -> None:
-        if not size.cancelled() and size.exception() is None:
-            self._size = size.result()
+    def _keep_size(self, row: asyncio.Future[Row]) -> None:
+        if not row.cancelled() and row.exception() is None:
+            [self._size] = row.result()
 
     def _cut_off(self) -> None:
         for pool in self.pools.values():
@@ -95,7 +102,7 @@ class PostgresEngine:
             await self._try_commit()
         else:
             await self.write(_begin_to_write)
-        version: str = await self.read(_read_value, SHOW_VERSION)
+        [version] = await self.read(read_row, SHOW_VERSION)
         pooled = " (pooled)" if self.hosts.pooler.found else ""
         return f"PostgreSQL {version.partition(' ')[0]}{pooled}"
 
@@ -132,8 +139,8 @@ WRITE_ANYTHING = Statement(
 
 def _begin_to_write() -> Unit[None]:
     """Find a server that takes writes, and the tables there. UnavailableError."""
-    rows = yield SHOW_READ_ONLY, ()
-    if rows[0][0] == "on":
+    [is_read_only] = yield from read_row(SHOW_READ_ONLY)
+    if is_read_only == "on":
         raise UnavailableError(ERROR_MESSAGES[READ_ONLY])
     yield from read_anything()
 
@@ -141,8 +148,3 @@ def _begin_to_write() -> Unit[None]:
 def _commit() -> Unit[None]:
     """Commit something that changes nothing."""
     yield WRITE_ANYTHING, ()
-
-
-def _read_value(statement: Statement) -> Unit[Any]:
-    rows = yield statement, ()
-    return rows[0][0]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from storage.engine import HorizonStatement, Row, Statement, UnavailableError, Unit
+from storage.engine import HorizonStatement, Row, Statement, UnavailableError, read_row
 from storage.postgres_engine import PostgresEngine
 from storage.postgres_hosts import ERRORS
 from storage.postgres_pool import ConnectionPool
@@ -111,7 +111,7 @@ class Primary:
             asked = self._loop.time()
             try:
                 async with asyncio.timeout(SAMPLE_SECONDS):
-                    found = await self.pool.submit(_read_row, self._statement)
+                    found = await self.pool.submit(read_row, self._statement)
             except (TimeoutError, UnavailableError, *ERRORS) as exc:
                 self._tell(is_away=True)
                 raise UnavailableError(AWAY) from exc
@@ -174,8 +174,3 @@ class Primary:
 
 def _of(table: str) -> str:
     return f"of_{table}"
-
-
-def _read_row(statement: Statement) -> Unit[Row]:
-    [row] = yield statement, ()
-    return row

@@ -16,11 +16,12 @@ from api.responses import (
     RawResponse,
     invalid_field,
 )
+from api.schemas import ID_PATTERN
 
 ENTITY_TAG = r'(W/)?"([^\x00-\x20"\x7f]*)"'
 # White space matches in one place only, so that no header takes more than linear time.
 ENTITY_TAGS = re.compile(rf"(?:{ENTITY_TAG}\s*)?(?:,\s*(?:{ENTITY_TAG}\s*)?)*")
-VERSION = re.compile("[1-9][0-9]{0,18}")
+VERSION = re.compile(ID_PATTERN)
 KEY = re.compile(r'"([\x20-\x7e]{1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
 
 Tags = list[tuple[bool, str]]

@@ -11,14 +11,14 @@ import msgspec
 from api.listing import unguard
 from api.request_body import EXPECTED_ID, error_of, pointer_to
 from api.responses import FieldError
-from api.schemas import MAX_ID, Address, Body, Id, Name, Quantity
+from api.schemas import ID_PATTERN, MAX_ID, Address, Body, Id, Name, Quantity
 from api.times import is_later, parse_short_time, parse_time
 
 WHOLE_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[Ee][+-]?[0-9]{1,3})?")
 """A number of JSON (RFC 8259, section 6) whose fraction may be zero."""
 SHORTENED = re.compile(r"[^Ee]*[Ee]\+?0*[1-9]")
 """As spreadsheets write long numbers, without their last digits."""
-DIGITS = re.compile("[1-9][0-9]{0,18}")
+DIGITS = re.compile(ID_PATTERN)
 MAX_NUMBER, MAX_TIME = 40, 100
 """How long the text of a number, and of a time, may be."""
 CACHED = 1024

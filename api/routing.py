@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from api.responses import ProblemError, RawResponse, header_lines
-from api.schemas import MAX_BODY, MAX_ID, Body
+from api.schemas import ID_PATTERN, MAX_BODY, MAX_ID, Body
 from api.targets import ASTERISK
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-ID_PATTERN = "[1-9][0-9]{0,18}"
-"""An id in a path; the largest of them are over MAX_ID."""
 PARAMETER = re.compile(r"{(\w+)}")
 JSON_ONLY = ("application/json",)
 FILE_SUFFIXES = ("csv", "jsonl")

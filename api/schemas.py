@@ -21,9 +21,11 @@ NamePart = Annotated[str, Meta(max_length=200, pattern=NO_NUL)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NOT_BLANK)]
 Address = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
 Quantity = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+ID_PATTERN = "[1-9][0-9]{0,18}"
+"""An id, a version or a change as text; the largest of them are over MAX_ID."""
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Cursor = Annotated[str, Meta(pattern="^[0-9]{1,19}$")]
-Change = Annotated[str, Meta(pattern="^[1-9][0-9]{0,18}$")]
+Change = Annotated[str, Meta(pattern=f"^{ID_PATTERN}$")]
 PastTime = Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | UnsetType
 DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 TIME_OF_DAY = r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"

@@ -9,9 +9,9 @@ import db
 from api.middleware import Frame, instrument
 from api.responses import ProblemError, RawResponse
 from api.routing import Handler, Route
-from api.schemas import MAX_ID
+from api.schemas import ID_PATTERN, MAX_ID
 
-CHANGE = re.compile("[1-9][0-9]{0,18}")
+CHANGE = re.compile(ID_PATTERN)
 
 
 def instrument_read(route: Route, frame: Frame) -> Handler:

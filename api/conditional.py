@@ -151,7 +151,7 @@ def idempotency_key(
         rule = "Idempotency-Key must be 1 to 255 printable ASCII characters."
         raise invalid_field("", rule)
     content = body if isinstance(body, bytes) else ENCODER.encode(body)
-    fingerprint = sha256(content).hexdigest()
+    fingerprint = sha256(content).digest()[:16]
     return db.IdempotencyKey(
         request.get(CALLER, ""),
         request.method,

@@ -53,12 +53,12 @@ UPDATE history SET before = CASE WHEN before IS NOT NULL AND action IN (
 ) THEN {only_purchases} END
 WHERE customer_id = ? AND action <> 'purchase.added' AND id > ? AND id <= ?""")
 SET_BLANKED = Statement("UPDATE customer SET change = ? WHERE id = ?")
-BLANK_KEYS = Statement("""
-UPDATE idempotency SET fingerprint = '', location = '', etag = '', body = ''
-WHERE (caller, method, path, key) IN (
-    SELECT caller, method, path, key FROM idempotency
-    WHERE customer_id = ? AND body <> '' LIMIT ?
-) RETURNING key""")
+BLANK_KEYS = dialects("""
+UPDATE idempotency SET fingerprint = ?1, response = ?1
+WHERE digest IN (
+    SELECT digest FROM idempotency WHERE customer_id = ?2 AND response <> ?1
+    LIMIT ?3 + 0
+) RETURNING created""")
 DELETE_CUSTOMER = Statement("DELETE FROM customer WHERE id = ?")
 
 LOCK_HISTORY = dialects("SELECT pruned FROM history_start {for_update}")
@@ -129,7 +129,7 @@ def _purge_of(customer_id: int) -> Unit[bool]:
         if found:
             yield BLANK_IMAGES, (customer_id, blanked, end)
             yield SET_BLANKED, (end, customer_id)
-        keys = yield BLANK_KEYS, (customer_id, STEP_ROWS)
+        keys = yield BLANK_KEYS, (b"", customer_id, STEP_ROWS)
         if not found and not keys:
             yield DELETE_CUSTOMER, (customer_id,)
             # the blank, if it was indexed meanwhile

@@ -1,7 +1,13 @@
-"""Queries of idempotency keys."""
+"""Queries of idempotency keys.
+
+A key is found by a digest of its scope, and forgotten by its time. On SQLite rows lie
+in the order of their times, each of which is there only once: so the oldest fill whole
+pages, which are free once these are forgotten.
+"""
 
 from collections.abc import Callable
 
+from queries.packed_responses import pack, unpack
 from queries.records import (
     ErasedError,
     IdempotencyKey,
@@ -9,33 +15,46 @@ from queries.records import (
     StoredResponse,
     Written,
 )
-from storage.engine import Statement, T, Ts, Unit
-from storage.schema import now
+from storage.engine import Row, Statement, T, Ts, Unit
+from storage.schema import key_digest, microseconds
 
-SELECT_RESPONSE = Statement("""
-SELECT fingerprint, status, location, etag, body, customer_id, change FROM idempotency
-WHERE caller = ? AND method = ? AND path = ? AND key = ? AND created > ?""")
-CLAIM_KEY = Statement("""
-INSERT INTO idempotency (caller, method, path, key, fingerprint, created)
-VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (caller, method, path, key) DO UPDATE
-SET fingerprint = excluded.fingerprint, created = excluded.created
-WHERE idempotency.created <= ? RETURNING key""")
-SAVE_RESPONSE = Statement("""
-UPDATE idempotency
-SET status = ?, location = ?, etag = ?, body = ?, customer_id = ?, change = ?
-WHERE caller = ? AND method = ? AND path = ? AND key = ?""")
+FOUND = "fingerprint, status, response, customer_id, change"
+SELECT_RESPONSE = Statement(f"""
+SELECT {FOUND} FROM idempotency WHERE digest = ? AND created > ?""")
+# On SQLite there is one writer at a time.
+CLAIM_KEY = Statement(
+    sqlite=SELECT_RESPONSE.sqlite, postgres=f"SELECT {FOUND} FROM claim_key(?, ?)"
+)
+INSERT_RESPONSE = """
+INSERT INTO idempotency
+    (created, digest, fingerprint, status, response, customer_id, change)
+VALUES ({}, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (digest) DO UPDATE
+SET created = excluded.created, fingerprint = excluded.fingerprint,
+    status = excluded.status, response = excluded.response,
+    customer_id = excluded.customer_id, change = excluded.change"""
+FREE_TIME = """CASE WHEN NOT EXISTS (SELECT 1 FROM idempotency WHERE created = ?1)
+    THEN ?1 ELSE (
+        SELECT k.created + 1 FROM idempotency AS k
+        WHERE k.created >= ?1 AND NOT EXISTS (
+            SELECT 1 FROM idempotency AS next WHERE next.created = k.created + 1
+        ) ORDER BY k.created LIMIT 1
+    ) END"""
+SAVE_RESPONSE = Statement(
+    sqlite=INSERT_RESPONSE.format(FREE_TIME), postgres=INSERT_RESPONSE.format("?")
+)
 # A commit that changes nothing waits for no standby: the response may have been stored
 # by one that no standby has, whose end was not known.
 TOUCH_KEY = Statement(
-    postgres="""
-UPDATE idempotency SET created = created
-WHERE caller = ? AND method = ? AND path = ? AND key = ?"""
+    postgres="UPDATE idempotency SET created = created WHERE digest = ?"
 )
-DELETE_OLD_KEYS = Statement("""
-DELETE FROM idempotency WHERE (caller, method, path, key) IN (
-    SELECT caller, method, path, key FROM idempotency WHERE created <= ? LIMIT ?
-) RETURNING key""")
+DELETE_OLD_KEYS = """
+DELETE FROM idempotency WHERE {0} IN (
+    SELECT {0} FROM idempotency WHERE created <= ? ORDER BY created LIMIT ?
+) RETURNING created"""
+FORGET_KEYS = Statement(
+    sqlite=DELETE_OLD_KEYS.format("created"), postgres=DELETE_OLD_KEYS.format("digest")
+)
 IS_CUSTOMER_THERE = Statement("""
 SELECT id FROM customer WHERE id = ? AND deleted IS NULL""")
 
@@ -52,21 +71,17 @@ def run_idempotent(
 
     KeyReusedError, ErasedError, every error of the query; no error is stored.
     """
-    scope, at, since = key[:4], now(), now(KEY_SECONDS)
-    stored = yield from find_response(key)
-    if stored is None:
-        claimed = yield CLAIM_KEY, (*key, at, since)
-        if claimed:
-            response = render((yield from query(*args)))
-            body = response.body.decode()
-            saved = (*response[:3], body, *response[4:6])
-            yield SAVE_RESPONSE, (*saved, *scope)
-            return response
-        # Another process was quicker and has committed: its response is there now.
-        stored = yield from find_response(key)
-    assert stored is not None  # noqa: S101 - for mypy: the key is claimed
-    yield TOUCH_KEY, scope
-    return stored
+    digest = key_digest(*key[:4])
+    for row in (yield CLAIM_KEY, (digest, microseconds(KEY_SECONDS))):
+        stored = yield from _read_response(key, row)
+        yield TOUCH_KEY, (digest,)
+        return stored
+    response = render((yield from query(*args)))
+    status, location, etag, body, customer_id, change, _ = response
+    packed = pack(location, etag, body)
+    saved = microseconds(), digest, key.fingerprint, status, packed, customer_id, change
+    yield SAVE_RESPONSE, saved
+    return response
 
 
 def find_response(key: IdempotencyKey) -> Unit[StoredResponse | None]:
@@ -74,22 +89,25 @@ def find_response(key: IdempotencyKey) -> Unit[StoredResponse | None]:
 
     KeyReusedError, ErasedError.
     """
-    rows = yield SELECT_RESPONSE, (*key[:4], now(KEY_SECONDS))
-    if not rows:
-        return None
-    fingerprint, status, location, etag, text, customer_id, change = rows[0]
+    wanted = key_digest(*key[:4]), microseconds(KEY_SECONDS)
+    for row in (yield SELECT_RESPONSE, wanted):
+        return (yield from _read_response(key, row))
+    return None
+
+
+def _read_response(key: IdempotencyKey, row: Row) -> Unit[StoredResponse]:
+    """Return the response in a row. KeyReusedError, ErasedError."""
+    fingerprint, status, response, customer_id, change = row
     # Whoever was deleted is not created a second time, and can be brought back.
     if customer_id is not None and not (yield IS_CUSTOMER_THERE, (customer_id,)):
         raise ErasedError
     if fingerprint != key.fingerprint:
         raise KeyReusedError(key.key)
-    body = text.encode()
-    return StoredResponse(
-        status, location, etag, body, customer_id, change, replayed=True
-    )
+    packed = unpack(response)
+    return StoredResponse(status, *packed, customer_id, change, replayed=True)
 
 
 def forget_keys(limit: int) -> Unit[int]:
     """Delete idempotency keys that are older than a day; return how many."""
-    rows = yield DELETE_OLD_KEYS, (now(KEY_SECONDS), limit)
+    rows = yield FORGET_KEYS, (microseconds(KEY_SECONDS), limit)
     return len(rows)

@@ -68,7 +68,7 @@ class IdempotencyKey(NamedTuple):
     method: str
     path: str
     key: str
-    fingerprint: str
+    fingerprint: bytes
 
 
 class StoredResponse(NamedTuple):

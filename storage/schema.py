@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from time import time_ns
 from unicodedata import normalize
@@ -24,6 +25,7 @@ MIGRATIONS = (
     _script("sqlite_4_keys_with_rowids"),
     _script("sqlite_5_history"),
     _script("sqlite_6_blocks"),
+    _script("sqlite_7_compact_keys"),
 )
 """Script n takes a database from `user_version` n to n + 1."""
 POSTGRES_MIGRATIONS = (
@@ -34,6 +36,7 @@ POSTGRES_MIGRATIONS = (
     _script("postgres_4_history"),
     _script("postgres_5_blocks"),
     _script("postgres_6_shards"),
+    _script("postgres_7_compact_keys"),
 )
 """Script n takes a database from `customer_purchase_schema.version` n to n + 1."""
 
@@ -56,6 +59,18 @@ def fold_name(text: str) -> str:
     """Return a text as search compares it: caseless, canonical (Unicode D145)."""
     # In NFC and not NFD, or `e` would be found in `é`.
     return normalize("NFC", normalize("NFD", text).casefold())
+
+
+def key_digest(caller: str, method: str, path: str, key: str) -> bytes:
+    """Return the 16 bytes by which an idempotency key is found, in its scope."""
+    # The lengths keep apart what would be the same text side by side.
+    scope = f"{len(caller)}:{len(method)}:{len(path)}:{caller}{method}{path}{key}"
+    return sha256(scope.encode()).digest()[:16]
+
+
+def microseconds(seconds_ago: float = 0) -> int:
+    """Return the time as idempotency keys hold it: microseconds since 1970."""
+    return time_ns() // 1000 - round(seconds_ago * 1_000_000)
 
 
 def now(seconds_ago: int = 0) -> str:

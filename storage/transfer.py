@@ -20,10 +20,15 @@ LOG = logging.getLogger("server")
 Columns = dict[str, str]
 """The columns of a table in PostgreSQL's order, with their types."""
 
-COLUMN_TYPES = {"bigint": "integer", "timestamp with time zone": "time"}
+COLUMN_TYPES = {
+    "bigint": "integer",
+    "smallint": "integer",
+    "timestamp with time zone": "time",
+}
 SUMS = {
     "integer": "sum({})",
     "text": "sum(octet_length({}))",
+    "bytea": "sum(octet_length({}))",
     "time": "sum(CAST(extract(epoch FROM {}) * 1000000 AS bigint))",
 }
 """The sum of a column of each type that both databases must agree on; `_weigh` has the
@@ -140,7 +145,9 @@ def _weigh(kind: str, value: Any) -> tuple[Any, int]:
     """Return a value for PostgreSQL, and what it adds to its sum. ValueError."""
     if kind == "integer" and isinstance(value, int):
         return value, value
-    if kind == "integer" or not isinstance(value, str):
+    if kind == "bytea" and isinstance(value, bytes):
+        return value, len(value)
+    if kind in ("integer", "bytea") or not isinstance(value, str):
         raise ValueError(f"{value!r} is not {kind}")
     if kind == "text":
         if "\0" in value:

@@ -9,6 +9,7 @@ import db
 from api import upkeep
 from api.database import DATABASE
 from queries import erasure
+from queries.packed_responses import unpack
 from storage.engine import Statement
 from tests.support import JOHN, PHONE, ApiClient, Opener, count, list_ids
 
@@ -34,7 +35,7 @@ TEXTS = {
     "customer": ("name", "address"),
     "purchases": ("purchase_name",),
     "history": ("before",),
-    "idempotency": ("body", "location"),
+    "idempotency": ("response",),
 }
 
 
@@ -43,7 +44,10 @@ async def texts_of(engine: Any) -> str:
 
     def read(table: str, column: str) -> db.Unit[list[str]]:
         rows = yield Statement(f"SELECT {column} FROM {table}"), ()
-        return [str(text) for (text,) in rows]
+        values = [
+            unpack(one) if one and table == "idempotency" else one for (one,) in rows
+        ]
+        return [str(value) for value in values]
 
     found = []
     for table, columns in TEXTS.items():

@@ -14,6 +14,7 @@ from api import schemas
 from api.auth import Authenticator, read_tokens
 from api.database import DATABASE
 from queries import idempotency
+from storage import schema
 from tests.support import (
     ALL,
     IDS,
@@ -256,8 +257,10 @@ async def test_expired_key_of_another(
     engine = served.app[DATABASE]
     ann = {"Authorization": "Bearer a", "Idempotency_Key": "k"}
     bob = {"Authorization": "Bearer b", "Idempotency_Key": "k"}
-    today = db.now
-    monkeypatch.setattr(idempotency, "now", lambda ago=0: today(ago + 25 * 3600))
+    today = schema.microseconds
+    monkeypatch.setattr(
+        idempotency, "microseconds", lambda ago=0: today(ago + 25 * 3600)
+    )
     await api("POST /api/v1/customer", JOHN, 201, **ann)
     monkeypatch.undo()
     first = await api("POST /api/v1/customer", JOHN, 201, **bob)

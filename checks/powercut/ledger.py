@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checks.powercut.recording import Call, Kind
+from queries.packed_responses import unpack
 from storage import sqlite_file
 from storage.engine import StartupError
 from storage.search_index import NAME as INDEX
@@ -29,7 +30,7 @@ RESPONSE = re.compile(
 SELECT_TABLES = """
 SELECT name FROM sqlite_master WHERE type = 'table'
 AND name NOT LIKE 'sqlite_stat%' ORDER BY name"""
-SELECT_KEY = "SELECT status, body FROM idempotency WHERE change = ?"
+SELECT_KEY = "SELECT status, response FROM idempotency WHERE change = ?"
 ROWS = {
     ("name", "address"): "SELECT change, name, address FROM customer WHERE id = ?",
     ("purchase_name", "quantity"): (
@@ -153,9 +154,9 @@ def compare(connection: Any, responses: Sequence[Response]) -> tuple[int, list[s
     """
     pairs: list[tuple[object, object]] = []
     for response in responses:
-        for status, body in connection.execute(SELECT_KEY, (response.change,)):
+        for status, packed in connection.execute(SELECT_KEY, (response.change,)):
             told = response.status, response.body
-            pairs.append((told, (status, body.encode())))
+            pairs.append((told, (status, unpack(packed)[2])))
         data = json.loads(response.body).get("data", {})
         for names, select in ROWS.items():
             if names[0] not in data:

@@ -9,6 +9,7 @@ import pytest
 import db
 from api.auth import Authenticator, read_tokens
 from queries import idempotency
+from storage.schema import microseconds
 from tests.support import (
     GUARDED,
     JOHN,
@@ -56,10 +57,13 @@ async def test_scope_of_a_key(opened: Opener, tmp_path: Path) -> None:
 async def test_key_expires(
     api: ApiClient, engine: Any, customer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line, today = "POST /api/v1/purchase/1", db.now
+    line, today = "POST /api/v1/purchase/1", microseconds
 
     def later(hours: float) -> None:
-        monkeypatch.setattr(idempotency, "now", lambda ago=0: today(ago - hours * 3600))
+        def time(ago: float = 0) -> int:
+            return today(ago - hours * 3600)
+
+        monkeypatch.setattr(idempotency, "microseconds", time)
 
     await api(line, PHONE, 201, Idempotency_Key="k")
     await api(line, PHONE, 201, Idempotency_Key="other")
@@ -84,8 +88,8 @@ async def test_old_keys_are_forgotten(
 
     def fill() -> db.Unit[None]:
         for turn in range(1100):
-            key = ("", "POST", "/api/v1/customer", str(turn), "x")
-            yield idempotency.CLAIM_KEY, (*key, db.now(25 * 3600), db.now(0))
+            values = microseconds(25 * 3600), str(turn).encode(), b"", 201, b"", None, 1
+            yield idempotency.SAVE_RESPONSE, values
 
     await engine.write(fill)
     await api("POST /api/v1/customer", JOHN, 201, Idempotency_Key="fresh")

@@ -2,6 +2,7 @@
 
 import stat
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -188,12 +189,13 @@ def fail(_: object) -> db.StoredResponse:
     raise AssertionError
 
 
-@pytest.mark.parametrize("version", [*range(2, len(schema.MIGRATIONS))])
+@pytest.mark.parametrize("version", [*range(2, 7)])
 def test_keys_of_an_earlier_version(
     sqlite_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """What was answered is answered again, and goes with its customer."""
-    key = db.IdempotencyKey("caller", "POST", "/path", "key", "fingerprint")
+    whole = sha256(b"body of the request").digest()
+    key = db.IdempotencyKey("caller", "POST", "/path", "key", whole[:16])
 
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", schema.MIGRATIONS[:version])
     sqlite_file.create_or_migrate(sqlite_path)
@@ -203,7 +205,7 @@ def test_keys_of_an_earlier_version(
         VALUES (1, 'x', 'y', '{db.now()}');
         INSERT INTO idempotency (caller, method, path, key, fingerprint, created,
             status, location, etag, body, customer_id)
-        VALUES ('caller', 'POST', '/path', 'key', 'fingerprint', '{db.now()}',
+        VALUES ('caller', 'POST', '/path', 'key', '{whole.hex()}', '{db.now()}',
             201, '/1', '"1"', 'body', 1)""",
     )
     monkeypatch.undo()
@@ -215,5 +217,5 @@ def test_keys_of_an_earlier_version(
         run_unit(raw, db.purge_customer(1, author(), None))
         while run_unit(raw, db.purge_step(1)):
             pass
-        select = "SELECT status, fingerprint, location, etag, body FROM idempotency"
-        assert raw.execute(select).fetchall() == [(201, "", "", "", "")]
+        select = "SELECT status, fingerprint, response FROM idempotency"
+        assert raw.execute(select).fetchall() == [(201, b"", b"")]

@@ -259,7 +259,7 @@ async def test_repetition_that_nobody_vouches_for(
     role = new_role(postgresql_cluster)
     waiting = f"usename = '{role.name}' AND wait_event = 'SyncRep'"
     stop = f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {waiting}"
-    key = db.IdempotencyKey("caller", "POST", "/path", "key", "fingerprint")
+    key = db.IdempotencyKey("caller", "POST", "/path", "key", b"fingerprint")
     write = (db.run_idempotent, key, render, db.add_customer, "x", "", *by())
     async with opened(role.url) as engine:
         async with nobody_vouching(postgresql_cluster, engine):

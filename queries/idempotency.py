@@ -15,15 +15,17 @@ from queries.records import (
     StoredResponse,
     Written,
 )
-from storage.engine import Row, Statement, T, Ts, Unit
+from storage.engine import KeyLookup, Row, Statement, T, Ts, Unit, guarded
 from storage.schema import key_digest, microseconds
 
 FOUND = "fingerprint, status, response, customer_id, change"
 SELECT_RESPONSE = Statement(f"""
 SELECT {FOUND} FROM idempotency WHERE digest = ? AND created > ?""")
 # On SQLite there is one writer at a time.
-CLAIM_KEY = Statement(
-    sqlite=SELECT_RESPONSE.sqlite, postgres=f"SELECT {FOUND} FROM claim_key(?, ?)"
+CLAIM_KEY = KeyLookup(
+    sqlite=SELECT_RESPONSE.sqlite,
+    postgres=f"SELECT {FOUND} FROM claim_key(?, ?)",
+    keys="SELECT digest FROM idempotency WHERE digest IN ",
 )
 INSERT_RESPONSE = """
 INSERT INTO idempotency
@@ -61,6 +63,7 @@ SELECT id FROM customer WHERE id = ? AND deleted IS NULL""")
 KEY_SECONDS = 24 * 3600
 
 
+@guarded
 def run_idempotent(
     key: IdempotencyKey,
     render: Callable[[Written[T]], StoredResponse],

@@ -7,8 +7,10 @@ from functools import cache
 from typing import Any
 
 from storage.engine import (
+    GUARDED_QUERIES,
     SINGLE_QUERIES,
     TURN_SECONDS,
+    KeyLookup,
     RecordedInsert,
     Row,
     Statement,
@@ -277,21 +279,19 @@ def insert_rows(
     return [*zip(ids, range(first, first + count), strict=True)]
 
 
+Started = tuple[int, Unit[Any], Row]
+"""A unit by its place in the batch, and the parameters of the statement it yielded."""
+
+
 def insert_together(raw: Any, batch: list[QueuedUnit]) -> dict[int, Any] | None:
     """Run the units of a batch that consist of the same INSERT as one statement.
 
-    Return their results by their places in the batch, None where what one refers to is
-    not there and only undoing all of it helps.
+    Also those that do so under a key that is not there yet. Return their results by
+    their places in the batch, None where one has failed and only undoing all helps.
     """
     results: dict[int, Any] = {}
-    groups: dict[tuple[Any, str], list[tuple[int, Unit[Any], Row]]] = {}
-    for place, (query, args, _, _) in enumerate(batch):
-        if query in SINGLE_QUERIES:
-            unit = query(*args)
-            statement, parameters = next(unit)
-            group = groups.setdefault((statement, parameters[-1]), [])
-            group.append((place, unit, parameters))
-    for (statement, _), units in groups.items():
+    keys: dict[Statement, list[Started]] = {}
+    for (statement, _), units in _group_inserts(raw, batch).items():
         if len(units) < 2:
             continue
         before = raw.total_changes
@@ -300,10 +300,60 @@ def insert_together(raw: Any, batch: list[QueuedUnit]) -> dict[int, Any] | None:
             return None
         for (place, unit, _), row in zip(units, rows, strict=False):
             try:
-                unit.send([row])
+                guard, parameters = unit.send([row])
+                keys.setdefault(guard, []).append((place, unit, parameters))
+            except StopIteration as done:
+                results[place] = done.value
+            except Exception:  # it is told when the unit runs alone
+                return None
+    for guard, units in keys.items():
+        raw.executemany(guard.sqlite, [row for _, _, row in units])
+        for place, unit, _ in units:
+            try:
+                unit.send([])
             except StopIteration as done:
                 results[place] = done.value
     return results
+
+
+def _group_inserts(
+    raw: Any, batch: list[QueuedUnit]
+) -> dict[tuple[RecordedInsert, str], list[Started]]:
+    """Start the units that insert a row; return them by statement and caller."""
+    groups: dict[tuple[RecordedInsert, str], list[Started]] = {}
+    guarded: dict[KeyLookup, dict[Any, tuple[int, Unit[Any]]]] = {}
+    for place, (query, args, _, _) in enumerate(batch):
+        if query in SINGLE_QUERIES:
+            _add_insert(groups, place, query(*args), None)
+        elif query in GUARDED_QUERIES:
+            unit = query(*args)
+            lookup, parameters = next(unit)
+            assert isinstance(lookup, KeyLookup)  # noqa: S101 - for mypy
+            # One that comes again in the batch finds afterwards what the first stored.
+            guarded.setdefault(lookup, {}).setdefault(parameters[0], (place, unit))
+    for lookup, units in guarded.items():
+        among = f"({', '.join('?' * len(units))})"
+        for (key,) in raw.execute(lookup.keys + among, [*units]).fetchall():
+            del units[key]
+        for place, unit in units.values():
+            _add_insert(groups, place, unit, [])
+    return groups
+
+
+def _add_insert(
+    groups: dict[tuple[RecordedInsert, str], list[Started]],
+    place: int,
+    unit: Unit[Any],
+    rows: list[Row] | None,
+) -> None:
+    """Add a unit to its group if it inserts a row after it was sent some."""
+    try:
+        statement, parameters = next(unit) if rows is None else unit.send(rows)
+    except Exception:  # it is told when the unit runs alone
+        return
+    if isinstance(statement, RecordedInsert):
+        group = groups.setdefault((statement, parameters[-1]), [])
+        group.append((place, unit, parameters))
 
 
 @cache

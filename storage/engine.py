@@ -95,6 +95,35 @@ def single(query: Query) -> Query:
     return query
 
 
+class KeyLookup(Statement):
+    """A SELECT of what is stored under a key, its first parameter.
+
+    `keys` is the start of a SELECT for SQLite of those keys that have a row among some,
+    which are to follow in parentheses.
+    """
+
+    __slots__ = ("keys",)
+
+    def __init__(self, *, sqlite: str, postgres: str, keys: str) -> None:
+        super().__init__(sqlite=sqlite, postgres=postgres)
+        self.keys = keys
+
+
+GUARDED_QUERIES: set[Callable[..., Any]] = set()
+"""The queries that are marked with `guarded`."""
+
+
+def guarded(query: Query) -> Query:
+    """Mark a query that does once what another does, under a key.
+
+    Its units begin with a KeyLookup. Where that finds nothing they go on with the other
+    query, and end with an INSERT, which stores the key.
+    """
+    # Where the other is marked with `single`, they are inserted together on SQLite.
+    GUARDED_QUERIES.add(query)
+    return query
+
+
 SELECT_ANYTHING = Statement("SELECT id FROM customer LIMIT 1")
 
 

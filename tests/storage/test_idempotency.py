@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+from collections.abc import Awaitable
 from contextlib import closing
 from hashlib import sha256
 from itertools import combinations
@@ -19,7 +20,17 @@ from storage.batch_queue import run_unit
 from storage.engine import Statement
 from storage.schema import key_digest, microseconds
 from storage.sqlite_connection import driver
-from tests.support import author, by, run_sql
+from tests.support import (
+    JOHN,
+    PHONE,
+    ApiClient,
+    ClientReply,
+    author,
+    by,
+    count,
+    list_ids,
+    run_sql,
+)
 
 WHOLE = sha256(b"body of the request").digest()
 KEY = db.IdempotencyKey("Zoë", "POST", "/api/v1/purchase/1", "a|b", WHOLE[:16])
@@ -211,3 +222,68 @@ def test_response_of_an_earlier_version() -> None:
         b'{"status":"ok","data":{"id":3456789,"purchase_name":"Green tea, 100 g",'
         b'"quantity":40,"customer_id":"12","purchased_on":"Nov 28 2026 07:29:46"}}'
     )
+
+
+async def test_keys_in_one_batch(api: ApiClient, customer: int) -> None:
+    """Each is looked at by itself, though those that are new are stored together."""
+    line, more = "POST /api/v1/purchase/1", {**PHONE, "quantity": 9}
+    await api(line, PHONE, 201, Idempotency_Key="before")
+    asked: list[tuple[str, object, int, str | None]] = [
+        *((line, PHONE, 201, f"new {number}") for number in range(20)),
+        *((line, PHONE, 201, None) for _ in range(20)),
+        *((line, PHONE, 201, "twice") for _ in range(2)),
+        (line, PHONE, 201, "before"),
+        (line, more, 422, "before"),
+        ("POST /api/v1/purchase/2", PHONE, 404, "nobody"),
+        ("POST /api/v1/customer", JOHN, 201, "twice"),
+        ("POST /api/v1/changes/99/undo", None, 404, "undo"),
+    ]
+
+    def ask(number: int) -> Awaitable[ClientReply]:
+        line, body, status, key = asked[number]
+        headers = {"Idempotency_Key": key} if key else {}
+        return api(line, body, status, **headers)
+
+    replies = await asyncio.gather(*map(ask, range(len(asked))))
+    replayed = [asked[n][3] for n, one in enumerate(replies) if is_replayed(one)]
+    assert sorted(map(str, replayed)) == ["before", "twice"]
+    assert len(await list_ids(api)) == 1 + 20 + 20 + 1
+    for number, reply in enumerate(replies):
+        if asked[number][3] and reply.status == 201:
+            again = await ask(number)
+            assert is_replayed(again)
+            assert again.text == reply.text
+            assert again.headers["Location"] == reply.headers["Location"]
+    assert len(await list_ids(api)) == 1 + 20 + 20 + 1
+
+
+def is_replayed(reply: ClientReply) -> bool:
+    """Return whether a reply is said to be one that was stored."""
+    return "Idempotency-Replayed" in reply.headers
+
+
+async def test_fault_in_one_of_a_batch(engine: Any, customer: int) -> None:
+    """It is undone alone, with the key."""
+
+    def fail(written: db.Written[db.Purchase]) -> db.StoredResponse:
+        raise ValueError(written.result.quantity)
+
+    def render(written: db.Written[db.Purchase]) -> db.StoredResponse:
+        return db.StoredResponse(201, "/1", "", b"x", 1, written.change)
+
+    keys = [KEY._replace(key=str(number)) for number in range(9)]
+    units = [
+        engine.write(
+            *(db.run_idempotent, key, fail if quantity == 4 else render),
+            *(db.add_purchase, 1, "x", quantity, None, *by()),
+        )
+        for quantity, key in enumerate(keys)
+    ]
+    outcomes = await asyncio.gather(*units, return_exceptions=True)
+    assert [one for one in range(9) if isinstance(outcomes[one], Exception)] == [4]
+    assert str(outcomes[4]) == "4"
+    assert await engine.read(count, "purchases") == 8
+    assert await engine.read(count, "idempotency") == 8
+    for key in keys:
+        found = await engine.read(db.find_response, key)
+        assert (found is None) is (key is keys[4])

@@ -16,7 +16,7 @@ from api.conditional import (
     untagged_check,
     untagged_problem,
 )
-from api.database import DATABASE, HISTORY_DAYS, author, report_of, scan_of
+from api.database import DATABASE, HISTORY_DAYS, author, count_of, report_of, scan_of
 from api.event_stream import EVENTS, stream
 from api.filters import FILTERS, feed_filters, is_descending, purchase_filters, sum_key
 from api.imports import ANY_FILE, MAX_FILE
@@ -74,7 +74,7 @@ async def create_customer(request: web.Request) -> web.StreamResponse:
     new = await request_body.read(request, NewCustomer)
     if problem := untagged_problem(request):
         raise problem
-    values = new.name, new.address, request.get(CALLER, ""), db.now()
+    values = new.name, new.address, request[CALLER], db.now()
     query = created_response, db.add_customer
     return await write_once(request, request.app[DATABASE].write, new, *query, *values)
 
@@ -93,10 +93,9 @@ def find_customers(request: web.Request) -> Awaitable[web.StreamResponse]:
     part = request_body.text(request, "name") or ""
     descending = is_descending(request)
     query = partial(db.find_customers, part, descending)
-    scan = scan_of(request)
-    start = MAX_ID if descending else 0
-    count = partial(report_of(request), db.count_customers, part)
-    return respond(request, CUSTOMER_ROWS, scan, scan, query, start, count=count)
+    read, start = scan_of(request), MAX_ID if descending else 0
+    count = partial(count_of, request, db.count_customers, part)
+    return respond(request, CUSTOMER_ROWS, read, query, scan_of, start, count=count)
 
 
 async def change_customer(request: web.Request) -> web.StreamResponse:
@@ -137,7 +136,7 @@ async def add_purchase(request: web.Request) -> web.StreamResponse:
     if problem := untagged_problem(request):
         raise await _problem_of_list(request, problem)
     bought = new.purchase_name, new.quantity, optional_past_time(new.purchased_on)
-    values = customer_id, *bought, request.get(CALLER, ""), db.now()
+    values = customer_id, *bought, request[CALLER], db.now()
     add, write = db.add_purchase, request.app[DATABASE].write
     return await write_once(request, write, new, added_response, add, *values)
 
@@ -233,17 +232,16 @@ def _list_purchases(
     request: web.Request, customer_id: int | None
 ) -> Awaitable[web.StreamResponse]:
     filters, descending = purchase_filters(request, customer_id), is_descending(request)
-    engine = request.app[DATABASE]
-    scan = scan_of(request)
-    count = partial(report_of(request), db.count_purchases, filters)
-    read: RunQuery = scan
-    query: PageQuery = partial(db.search_purchases, filters, descending)
-    if not descending and not any(filters[1:]):
-        read, query = engine.read, db.list_purchases
-        if customer_id is not None:
-            query = partial(db.list_customer_purchases, customer_id)
+    read: RunQuery = request.app[DATABASE].read
+    query: PageQuery = db.list_purchases
+    if descending or any(filters[1:]):
+        read = scan_of(request)
+        query = partial(db.search_purchases, filters, descending)
+    elif customer_id is not None:
+        query = partial(db.list_customer_purchases, customer_id)
     start = MAX_ID if descending else 0
-    return respond(request, PURCHASE_ROWS, read, scan, query, start, count=count)
+    count = partial(count_of, request, db.count_purchases, filters)
+    return respond(request, PURCHASE_ROWS, read, query, scan_of, start, count=count)
 
 
 async def summarize_purchases(request: web.Request) -> web.StreamResponse:
@@ -282,14 +280,15 @@ async def read_changes(request: web.Request) -> web.StreamResponse:
         return await stream(request, scan, engine.read, filters)
     query = partial(db.read_changes, filters, descending)
     start = 0 if descending else -1
-    return await respond(request, CHANGE_ROWS, scan, scan, query, start, FEED_FORMATS)
+    shown = CHANGE_ROWS, scan, query, scan_of, start, FEED_FORMATS
+    return await respond(request, *shown)
 
 
 def read_change(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Return the rows of one change."""
     query = partial(db.read_change, path_id(request, "change_id"))
-    engine = request.app[DATABASE]
-    return respond(request, CHANGE_ROWS, engine.read, engine.scan, query)
+    read = request.app[DATABASE].read
+    return respond(request, CHANGE_ROWS, read, query, scan_of)
 
 
 async def undo_change(request: web.Request) -> web.StreamResponse:

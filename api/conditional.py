@@ -153,9 +153,5 @@ def idempotency_key(
     content = body if isinstance(body, bytes) else ENCODER.encode(body)
     fingerprint = sha256(content).digest()[:16]
     return db.IdempotencyKey(
-        request.get(CALLER, ""),
-        request.method,
-        request.path,
-        match[1] or match[2],
-        fingerprint,
+        request[CALLER], request.method, request.path, match[1] or match[2], fingerprint
     )

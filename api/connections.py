@@ -1,9 +1,10 @@
 """Connections of clients: what cannot be parsed, slow and many clients, the end.
 
 aiohttp has no setting for these: of its private names this module uses `_close`,
-`_current_request`, `_ErrInfo`, `_force_close`, `_handle_request`, `_make_server`,
-`_messages`, `_next_keepalive_close_time`, `_parser`, `_pause_reading_for_buffer`,
-`_reading_paused`, `_task_handler` and `_waiter`, as they are in AIOHTTP_VERSION.
+`_buffer_paused`, `_current_request`, `_ErrInfo`, `_force_close`, `_handle_request`,
+`_make_server`, `_messages`, `_next_keepalive_close_time`, `_parser`,
+`_pause_reading_for_buffer`, `_reading_paused` and `_waiter`, as they are in the
+AIOHTTP_VERSION of `api/request_loop.py`.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, cast
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import _ErrInfo
@@ -23,13 +25,13 @@ from yarl import URL
 from api.framing import Framing, check_codings, not_http, problem_of
 from api.middleware import CORS, METRICS, respond_outside
 from api.refusal import RefusalProtocol
+from api.request_loop import RequestLoop
 from api.responses import ProblemError, RawResponse
-from api.routing import ROUTE_TABLE
+from api.routing import ROUTE_TABLE, PlainRoutes
 from api.targets import origin_form
 from runtime.limits import release_memory
 
 LOG = logging.getLogger("server")
-AIOHTTP_VERSION = "3.14.5"
 
 HEAD_SECONDS = 15.0
 """How long the head of a request may take to come."""
@@ -53,14 +55,13 @@ ABANDONED_SECONDS = 1.0
 LOW_WATER: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 SINCE = attrgetter("_next_keepalive_close_time")
 FEW_CONNECTIONS = 100  # their memory is not worth releasing when they end
-LOOK_SECONDS = 0.1
-"""How often a full server looks for idle connections."""
+LOOK_SECONDS = 0.1  # how often a full server looks for idle connections
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 FinishedResponse = Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
 
 
-class ClientProtocol(web.RequestHandler):
+class ClientProtocol(RequestLoop):
     """The protocol of a client's connection."""
 
     __slots__ = (
@@ -70,7 +71,7 @@ class ClientProtocol(web.RequestHandler):
     )
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(server, loop=loop, **server.settings)
+        super().__init__(server, loop, server.plain_routes, **server.settings)
         self.server = server
         self.framing = Framing()
         self.unparsed = b""
@@ -96,16 +97,6 @@ class ClientProtocol(web.RequestHandler):
         if LOW_WATER is not None and (pipe := transport.get_extra_info("socket")):
             pipe.setsockopt(socket.IPPROTO_TCP, LOW_WATER, UNSENT_BYTES)
         super().connection_made(transport)
-        task: asyncio.Task[None] | None = self._task_handler
-        if task is not None:
-            task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        """Close the connection, whatever ended the task that serves it."""
-        # aiohttp leaves it open, and nothing would ever read it again.
-        if not task.cancelled() and (fault := task.exception()) is not None:
-            LOG.error("a connection broke off: %s", fault, exc_info=fault)
-        self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, and note the time at which an incomplete head began."""
@@ -252,9 +243,8 @@ class ClientProtocol(web.RequestHandler):
 
     def _respond_to(self, error: Exception, request: web.BaseRequest) -> RawResponse:
         """Return the response to an error that `dispatch` never saw, and record it."""
-        if request.headers:
-            return self.server.respond_outside(error, request)
-        return self.server.respond_outside(error, self.bad_head or b"")
+        outside = request if request.headers else self.bad_head or b""
+        return self.server.respond_outside(error, outside)
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start: float | None
@@ -268,6 +258,16 @@ class ClientProtocol(web.RequestHandler):
             return self._finish_last(request, resp, start)
         self._close = self._close or (self.ended_at is not None and not self._messages)
         return super().finish_response(request, resp, start)
+
+    def write_at_once(
+        self, request: web.BaseRequest, response: web.StreamResponse
+    ) -> bool:
+        """Send a response, if it is whole and others may follow; say whether it is."""
+        if type(response) is not RawResponse or self.bad_head or self.ended_at:
+            return False
+        self.unanswered -= 1
+        response.write(request)
+        return True
 
     async def _finish_last(
         self, request: web.BaseRequest, resp: web.StreamResponse, start: float | None
@@ -304,19 +304,18 @@ class Server(web.Server):
 
     def __init__(self, runner: "Runner", server: web.Server) -> None:
         super().__init__(server.request_handler, request_factory=self.make_request)
-        self._make: Callable[..., web.BaseRequest] = server.request_factory
         self.max_connections = runner.max_connections
         self.route_table = runner.app[ROUTE_TABLE]
+        self.plain_routes = PlainRoutes(runner.app, self.route_table.added)
         self.respond_outside = partial(
             respond_outside, runner.app[CORS], runner.app[METRICS]
         )
-        self.refusals: set[RefusalProtocol] = set()
-        self.loop = asyncio.get_running_loop()
+        self.refusals, self.loop = set[RefusalProtocol](), asyncio.get_running_loop()
         self._sweep = self.loop.call_later(1, self.sweep)
         self._idle: list[ClientProtocol] = []
         """Connections without a request when they were looked at, longest last."""
-        self._looked_at = 0.0
-        self._most = 0  # connections at once, since memory was released
+        self._looked_at, self._most = 0.0, 0
+        """When they were, and the most connections since memory was released."""
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -346,8 +345,9 @@ class Server(web.Server):
         message: RawRequestMessage,
         payload: StreamReader,
         protocol: web.RequestHandler,
-        *args: Any,
-    ) -> web.BaseRequest:
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.Request:
         """Return the request of a message, to `/` if its target is bad."""
         if message.path[:1] != "/":
             try:
@@ -355,7 +355,7 @@ class Server(web.Server):
             except ValueError:
                 cast(ClientProtocol, protocol).instead = not_http()
                 message = message._replace(url=URL("/"))
-        return self._make(message, payload, protocol, *args)
+        return web.Request(message, payload, protocol, writer, task, self.loop)
 
     def sweep(self) -> None:
         """Close the connections of slow clients, once a second."""

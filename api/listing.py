@@ -210,8 +210,8 @@ async def respond(
     request: web.Request,
     row_type: RowType,
     read: RunQuery,
-    scan: RunQuery,
     query: PageQuery,
+    scan_of: Callable[[web.Request], RunQuery],
     start: int = 0,
     formats: Sequence[Format] = FORMATS,
     count: Callable[[], Awaitable[int]] | None = None,
@@ -219,25 +219,24 @@ async def respond(
     """Respond with all rows, or with `limit` of them, in the format asked for.
 
     `start` is what stands for the place before the first row. `count` is asked for the
-    number of all rows where the client wants it.
+    number of all rows where the client wants it; `scan_of` for what reads a long list.
     """
     form = _format_of(request, formats)
-    limit, after = None, start
+    lines, limit, after = form.lines, None, start
     if "?" in request.raw_path:
         limit = number(request, "limit", 1, 1000)
         found = number(request, "after", 0, MAX_ID)
         after = start if found is None else found
-    if count is not None and _wants_count(request):
-        form = form._replace(lines=form.lines + COUNTED.format(await count()))
+    if "Prefer" in request.headers and count is not None and _wants_count(request):
+        lines += COUNTED.format(await count())
     page = await read(query, after, limit or PAGE_ROWS)
     if problem := untagged_problem(request):
         raise problem
-    lines = form.lines
     if page.cursor is not None:
         lines += f"Feed-Cursor: {page.cursor}\r\n"
-        form = form._replace(lines=lines)
     if page.after is not None:
         if limit is None:
+            form, scan = form._replace(lines=lines), scan_of(request)
             return await stream(request, form, row_type, page, partial(scan, query))
         page = await _fill_page(read, query, page, limit)
         if await _has_more(read, query, page):
@@ -272,8 +271,6 @@ COUNT = re.compile(r'count\s*=\s*(?:exact|"exact")\s*(?:;.*)?', re.IGNORECASE)
 
 def _wants_count(request: web.Request) -> bool:
     """Return whether `Prefer` asks for the number of rows (RFC 7240, section 2)."""
-    if "Prefer" not in request.headers:
-        return False
     preferences = joined_header(request, "Prefer").split(",")
     # The first of several of one name holds.
     stripped = (text.strip() for text in preferences)

@@ -69,7 +69,7 @@ def instrument(route: Route, frame: Frame) -> Handler:
         try:
             if authenticator.tokens is not None and request.method != "OPTIONS":
                 caller = authenticator.authenticate(request, route.access)
-                request[CALLER] = caller
+            request[CALLER] = caller
             _check_head(request, route, check_host)
             response = await handler(request)
             status = response.status

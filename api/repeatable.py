@@ -14,17 +14,17 @@ Write = Callable[..., Awaitable[Any]]
 """`write` or `write_alone` of an engine."""
 
 
-async def write_once(
+def write_once(
     request: web.Request,
     write: Write,
     body: msgspec.Struct,
     render: Callable[[db.Written[db.T]], db.StoredResponse],
     query: Callable[[*db.Ts], db.Unit[db.Written[db.T]]],
     *args: *db.Ts,
-) -> RawResponse:
+) -> Awaitable[RawResponse]:
     """Run a query, once for each idempotency key, and respond with what it made."""
     key = idempotency_key(request, body)
-    return await run_once(request, write, key, render, query, *args)
+    return run_once(request, write, key, render, query, *args)
 
 
 async def run_once(

@@ -100,7 +100,7 @@ class RawResponse(web.StreamResponse):
         """Return head and body, for a connection that is closed after it."""
         return self.head("Connection: close\r\n") + self.body
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    def write(self, request: web.BaseRequest) -> None:  # type: ignore[override]
         """Write head and body. ConnectionResetError when the client has gone."""
         protocol = request.protocol
         transport = protocol.transport
@@ -115,7 +115,11 @@ class RawResponse(web.StreamResponse):
             connection = "Connection: keep-alive\r\n"
         head = self.head(connection)
         transport.write(head if request.method == "HEAD" else head + self.body)
-        if protocol.writing_paused:
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Do the same, and wait until the client takes more."""
+        self.write(request)
+        if request.protocol.writing_paused:
             await request.writer.drain()
         return None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api import connections
+from api import request_loop
 from runtime import settings
 from storage import sqlite_connection
 
@@ -69,7 +69,7 @@ def test_imports_have_no_circle() -> None:
 @pytest.mark.parametrize(
     ("library", "module", "written_for"),
     [
-        ("aiohttp", "api/connections.py", connections.AIOHTTP_VERSION),
+        ("aiohttp", "api/request_loop.py", request_loop.AIOHTTP_VERSION),
         (
             "aiosqlite",
             "storage/sqlite_connection.py",

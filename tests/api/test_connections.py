@@ -148,9 +148,9 @@ async def test_task_that_dies(
 ) -> None:
     """Whatever ends the task of a connection, the connection is closed and it is told.
 
-    aiohttp makes the writer of an answer outside of everything that catches.
+    The writer of an answer is made outside of everything that catches.
     """
-    monkeypatch.setattr("aiohttp.web_protocol.StreamWriter", None)
+    monkeypatch.setattr("api.request_loop.StreamWriter", None)
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     writer.write(request_bytes("GET", "/livez"))
     assert await asyncio.wait_for(reader.read(), 10) == b""

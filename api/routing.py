@@ -174,36 +174,38 @@ class PlainRoutes:
         app: web.Application,
         routes: Sequence[tuple[str, Route, web.AbstractRoute]],
     ) -> None:
-        self._fixed: dict[tuple[str, str], tuple[MatchType, Handler]] = {}
-        self._numbered: dict[tuple[str, str], tuple[str, MatchType, Handler]] = {}
-        """By method and what comes before the id; with the name of that."""
+        self._fixed: dict[str, dict[str, tuple[MatchType, Handler]]] = {}
+        self._numbered: dict[str, dict[str, tuple[str, MatchType, Handler]]] = {}
+        """By method and by what comes before the id; with the name of that."""
         for method, route, added in routes:
+            fixed = self._fixed.setdefault(method, {})
+            numbered = self._numbered.setdefault(method, {})
             plain = match_type(app, added), added.handler
             if "{" not in route.path:
-                self._fixed[method, route.path] = plain
+                fixed[route.path] = plain
             elif found := ENDS_IN_ID.fullmatch(route.path):
-                self._numbered[method, found[1]] = found[2], *plain
+                numbered[found[1]] = found[2], *plain
 
     def find(self, request: web.Request) -> Handler | None:
         """Return the handler of a request, and let that find what matched.
 
         None where only the router knows it.
         """
-        path = request.raw_path
+        method, path = request.method, request.raw_path
+        if method not in self._fixed or "Expect" in request.headers:
+            return None
         if "?" in path:
             path = path.partition("?")[0]
         prefix, _, last = path.rpartition("/")
-        method = request.method
-        if (method, prefix) in self._numbered and ID.fullmatch(last):
-            name, match, handler = self._numbered[method, prefix]
-            ids = {name: last}
-        elif (method, path) in self._fixed:
-            (match, handler), ids = self._fixed[method, path], {}
+        numbered = self._numbered[method].get(prefix)
+        if numbered is not None and ID.fullmatch(last):
+            name, match, handler = numbered
+            request._match_info = match({name: last})
+        elif (fixed := self._fixed[method].get(path)) is not None:
+            match, handler = fixed
+            request._match_info = match({})
         else:
             return None
-        if "Expect" in request.headers:
-            return None
-        request._match_info = match(ids)
         return handler
 
 

@@ -19,8 +19,13 @@ TAIL = f"(SELECT coalesce(max(block) + 1, 0) * {BLOCK_IDS} FROM purchase_blocks)
 IN_TIME = {"purchased_from": "newest >= ?", "purchased_before": "oldest < ?"}
 """What a block must be to hold a purchase that a filter lets through."""
 
-SELECT_UNFILLED = Statement(f"""
-SELECT min(id), max(id) FROM purchases WHERE id >= {TAIL}""")
+SELECT_UNFILLED = Statement(
+    # SQLite looks at every row where one SELECT has both.
+    sqlite=f"""
+SELECT (SELECT min(id) FROM purchases WHERE id >= {TAIL}), (
+    SELECT max(id) FROM purchases WHERE id >= {TAIL})""",
+    postgres=f"SELECT min(id), max(id) FROM purchases WHERE id >= {TAIL}",
+)
 FILL_BLOCK = Statement("""
 INSERT INTO purchase_blocks (block, oldest, newest)
 SELECT ? + 0, oldest, newest FROM (

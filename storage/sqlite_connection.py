@@ -48,7 +48,7 @@ STILL_BUSY_SECONDS = 0.1
 """How long it waits where the one before it waited in vain."""
 BATCH_SECONDS = 10.0
 """How long a batch may run before it is interrupted."""
-WAL_PAGES = 16384
+WAL_PAGES = 8192
 """How long the WAL becomes before a commit begins it anew, where no reader needs it."""
 
 MOST_CHANGES = 262_144 if WAL_RESET_FIXED else 6000

@@ -48,7 +48,10 @@ STRANGE = [
         "'purchases' is not",  # which refers to the other one now
     ),
     ("ALTER TABLE customer ADD COLUMN phone TEXT", "table 'customer' is not"),
-    ("ALTER TABLE purchases DROP COLUMN last_updated", "table 'purchases' is not"),
+    (
+        "DROP INDEX purchases_customer_id; ALTER TABLE purchases DROP COLUMN version",
+        "table 'purchases' is not",
+    ),
     (
         "ALTER TABLE customer ADD COLUMN upper TEXT AS (upper(name))",
         "table 'customer' is not",

@@ -216,11 +216,11 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: os.truncate(path, 50), "not a SQLite database"),
     (lambda path: os.truncate(path, 100), "damaged"),
     (lambda path: os.truncate(path, 3000), "damaged"),
-    (lambda path: os.truncate(path, path.stat().st_size - 2048), "damaged"),
+    (lambda path: os.truncate(path, path.stat().st_size - sqlite_file.PAGE_BYTES), "damaged"),
     (lambda path: put(path, 100, bytes(412)), "damaged"),  # the list of tables
     (lambda path: put(path, page_of(path, "purchases"), bytes(512)), "damaged: "),
     (lambda path: put(path, page_of(path, "history") + 8, b"\xff" * 504), "damaged: "),
-    (lambda path: put(path, page_of(path, INDEX), bytes(2048)), "damaged: "),
+    (lambda path: put(path, page_of(path, INDEX), bytes(sqlite_file.PAGE_BYTES)), "damaged: "),
     (lambda path: flip(path, page_of(path, INDEX) + 2047), "damaged: row "),
     (flip_undo, "damaged: row 301 missing from index history_undoes"),
     (lambda path: run_sql(path, OTHERS), ""),

@@ -19,30 +19,31 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.engines import postgresql
 from bench.feed import listeners
-from bench.peers.loads import LOADS
-from bench.peers.programs import INSTALLED, OURS, PROGRAMS, PROJECT, install_wrk
+from bench.growth import growth, start_up
+from bench.imports import imports
+from bench.peers.loads import LOADS, OWN_LOADS
+from bench.peers.programs import (
+    INSTALLED,
+    OURS,
+    PROGRAMS,
+    PROJECT,
+    MissingError,
+    install_wrk,
+)
 from bench.peers.targets import Place
 from bench.report import document, judge, write
-from bench.sections import (
-    ROUNDS,
-    Run,
-    memory,
-    mixed,
-    peers,
-    postgresql,
-    start_up,
-    table_size,
-    unpinned,
-)
+from bench.sections import ROUNDS, Run, memory, mixed, own_loads, peers, unpinned
 
 SECTIONS: dict[str, Callable[[Run], None]] = {
     "unpinned": unpinned,
     "postgresql": postgresql,
     "mixed": mixed,
     "memory": memory,
-    "table": table_size,
+    "growth": growth,
     "start": start_up,
+    "import": imports,
     "listeners": listeners,
 }
 
@@ -50,7 +51,7 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
 def options() -> argparse.Namespace:
     """Return the settings of the run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections = [*LOADS, *SECTIONS]
+    sections = [*LOADS, *OWN_LOADS, *SECTIONS]
     programs = [name for name in PROGRAMS if name != OURS]
     others = [name for name in programs if PROGRAMS[name].usual]
     for flag, kind, meaning in (
@@ -84,6 +85,8 @@ def measure_all(run: Run, only: Sequence[str], against: Sequence[str]) -> None:
     """Measure what was asked for."""
     if cases := [case for case in LOADS if case in only]:
         peers(run, against, cases)
+    if {*OWN_LOADS} & {*only}:
+        own_loads(run, against)
     for name, section in SECTIONS.items():
         if name in only:
             section(run)
@@ -109,6 +112,16 @@ def bench(chosen: argparse.Namespace, rounds: int) -> bool:
     return judge(run, chosen.short)
 
 
+def is_installed(name: str) -> bool:
+    """Install a peer; say where it is left out, and why."""
+    try:
+        PROGRAMS[name].install()
+    except MissingError as exc:
+        print(f"{PROGRAMS[name].title}: left out, this is missing: {exc}\n")
+        return False
+    return True
+
+
 def main() -> int:
     """Run the check; 1 when a goal is missed, with --short when it is missed by far.
 
@@ -119,8 +132,8 @@ def main() -> int:
     if len(os.sched_getaffinity(0)) < 2:
         raise SystemExit("bench: two cores are needed, one of them for the load")
     install_wrk()
-    for name in (OURS, *chosen.against):
-        PROGRAMS[name].install()
+    PROGRAMS[OURS].install()
+    chosen.against = [name for name in chosen.against if is_installed(name)]
     INSTALLED.mkdir(exist_ok=True)
     held = bench(chosen, chosen.rounds)
     if not held and chosen.short:

@@ -2,15 +2,21 @@
 
 import itertools
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench.peers.loads import LOADS, Figure, Load, measure, read_long
+from bench.peers.loads import (
+    LOADS,
+    OWN_LOADS,
+    Figure,
+    Load,
+    count_calls,
+    measure,
+    read_long,
+)
 from bench.peers.programs import OURS, PROGRAMS
 from bench.peers.targets import (
     EACH,
@@ -20,7 +26,6 @@ from bench.peers.targets import (
     path_of,
     start,
     start_all,
-    start_engines,
 )
 from checks.support.report import print_table
 from checks.support.server_process import call
@@ -29,8 +34,8 @@ NOT_PORTABLE = {("add", "fastify")}
 """Fastify pays an fsync for each add, this server its processor: on a machine of slow
 processors and a quick disk the ratio of one commit fell from 4.4 to 2.6."""
 ROUNDS = 5
-LONG, LARGE = 500_000, 2_000_000
-"""How many purchases a long list has, and a large table."""
+LONG, SMALL, LARGE = 500_000, 10_000, 3_000_000
+"""How many purchases a long list has, a small table and a large one."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,10 @@ def interleave(
             for target in [*targets[turn:], *targets[:turn]]:
                 figure = measure(case, load, target, cores, run.seconds)
                 run.figures.append(figure)
+    for (case, load), target in itertools.product(loads.items(), targets):
+        calls = count_calls(load, target, cores)
+        if calls is not None:
+            run.others[f"{case}, {target.name}: system calls a request"] = calls
     peers = {*PROGRAMS} - {OURS}
     ours = [figure for figure in run.figures if figure.server not in peers]
     failed = sum(figure.errors for figure in ours if figure.case in loads)
@@ -112,14 +121,18 @@ def interleave(
 
 
 GOALS = (
-    ("list", "limit", "rate", 0.70),
+    ("list", "limit", "rate", 0.80),
     ("add", "limit", "rate", 0.65),
-    ("list", "fastify", "rate", 1.1),
-    ("add", "fastify", "rate", 4.5),
+    ("list", "fastify", "rate", 1.2),
+    ("add", "fastify", "rate", 3.5),
+    ("list", "go", "rate", 1.2),
+    ("add", "go", "rate", 2.5),
+    ("list", "blacksheep", "rate", 1.2),
+    ("add", "blacksheep", "rate", 2.5),
     ("list", "fastapi", "rate", 15.0),
     ("add", "fastapi", "rate", 15.0),
-    ("list", "limit", "p99", 2.5),
-    ("add", "limit", "p99", 2.5),
+    ("list", "limit", "p99", 2.0),
+    ("add", "limit", "p99", 2.0),
 )
 
 
@@ -138,6 +151,21 @@ def peers(run: Run, names: Sequence[str], cases: Sequence[str]) -> None:
             seen = run.ratio(case, what, OURS, name)
             portable = (case, name) not in NOT_PORTABLE
             run.goal(title, bound, seen, least=what == "rate", portable=portable)
+
+
+def own_loads(run: Run, names: Sequence[str]) -> None:
+    """Measure adds with idempotency keys and without, and a mix of requests."""
+    loads = {"add, beside keyed": LOADS["add"], **OWN_LOADS}
+    others = [name for name in names if name == "head"]
+    with ExitStack() as stack:
+        targets = start_all(stack, run.pinned, others)
+        interleave(run, targets, loads)
+        count_lost(run, targets)
+    print_loads(run, loads, [OURS, *others])
+    keyed = run.values("keyed add", OURS, "rate")
+    plain = run.values("add, beside keyed", OURS, "rate")
+    seen = median(one / two for one, two in zip(keyed, plain, strict=True))
+    run.goal("keyed add, requests/s / add's", 0.75, seen, least=True)
 
 
 def count_lost(run: Run, targets: Iterable[Target]) -> None:
@@ -196,68 +224,6 @@ def memory(run: Run) -> None:
     print()
 
 
-def table_size(run: Run) -> None:
-    """Compare a short list in a large table with one in a small table.
-
-    Both are one list, read again and again. Lists drawn from all of the large table
-    are shown beside them: what they need is less often in a cache.
-    """
-    case, small, large = "short list", "table of 10", f"table of {LARGE:,}"
-    anywhere, customers = f"{large}, any list", LARGE // EACH
-    with ExitStack() as stack:
-        few = start(stack, run.pinned, OURS, [EACH])
-        many = start(stack, run.pinned, OURS, [EACH] * customers)
-        targets = [
-            Target(large, many, 1, 0),
-            Target(small, few, 1, 0),
-            Target(anywhere, many, customers, 0),
-        ]
-        interleave(run, targets, {case: LOADS["list"]})
-    print_loads(run, [case], [large, small, anywhere])
-    seen = run.ratio(case, "rate", large, small)
-    run.goal(f"{case}, requests/s: {large} / {small}", 0.9, seen, least=True)
-
-
-def start_up(run: Run) -> None:
-    """Measure the time to the first answer in an empty folder, and the idle memory."""
-    answered, imported, idle = [], [], []
-    for _ in range(max(run.rounds, 3)):
-        began = time.monotonic()
-        with ExitStack() as stack:
-            server = start(stack, run.unpinned)
-            answered.append(time.monotonic() - began)
-            time.sleep(1)
-            idle.append(server.memory())
-        began = time.monotonic()
-        command = ("taskset", "-c", run.unpinned.cores, sys.executable, "-c")
-        subprocess.run([*command, "import aiohttp.web"], check=True)
-        imported.append(time.monotonic() - began)
-    run.others["import aiohttp.web: seconds"] = median(imported)
-    run.goal("start to first answer: seconds", 0.5, median(answered))
-    run.goal("idle: MiB", 64, median(idle))
-    columns = ("start to first answer, s", "import aiohttp.web alone, s", "idle, MiB")
-    medians = (median(answered), median(imported), median(idle))
-    print_table(columns, [[f"{figure:.3g}" for figure in medians]])
-
-
-def postgresql(run: Run) -> None:
-    """Measure SQLite and PostgreSQL side by side, with one worker and with two."""
-    loads = {f"{case}, unpinned": load for case, load in LOADS.items()}
-    with ExitStack() as stack:
-        targets = start_engines(stack, run.unpinned)
-        interleave(run, targets, loads, run.unpinned.cores)
-        count_lost(run, targets)
-        assert targets[1].sql
-        settings = ("fsync", "synchronous_commit")
-        seen = [f"{name} {targets[1].sql(f'SHOW {name}').strip()}" for name in settings]
-    print(
-        "Unpinned: all of the server's workers, PostgreSQL and the load share cores"
-        f" {run.unpinned.cores}. CPU is the server's, without PostgreSQL's."
-        f" PostgreSQL: {', '.join(seen)}.\n"
-    )
-    print_loads(run, loads, [target.name for target in targets])
-
-
 def print_loads(run: Run, cases: Iterable[str], servers: Sequence[str]) -> None:
     """Print the medians, and the first server's rate as a ratio to each one's."""
     titles = {name: PROGRAMS[name].title for name in servers if name in PROGRAMS}
@@ -268,10 +234,12 @@ def print_loads(run: Run, cases: Iterable[str], servers: Sequence[str]) -> None:
         }
         rate, p50, p99, cpu = map(median, found.values())
         ratio = run.ratio(case, "rate", servers[0], name)
+        calls = run.others.get(f"{case}, {name}: system calls a request")
         figures = [f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.0f}"]
+        figures.append("-" if calls is None else f"{calls:.2f}")
         errors = sum(run.values(case, name, "errors"))
         rows.append((case, titles.get(name, name), *figures, f"{ratio:.2f}", errors))
     ratio_to = f"{titles.get(servers[0], servers[0])} / it"
-    columns = ("requests/s", "p50, ms", "p99, ms", "CPU, µs", ratio_to, "errors")
-    print_table(("load", "server", *columns), rows)
+    columns = ("requests/s", "p50, ms", "p99, ms", "CPU, µs", "calls")
+    print_table(("load", "server", *columns, ratio_to, "errors"), rows)
     print()

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import socket
 import subprocess
 import threading
@@ -44,33 +45,68 @@ class Load:
 
 
 LOADS = {"list": Load("load.lua", 0), "add": Load("load.lua", 1)}
+OWN_LOADS = {"keyed add": Load("keyed.lua", 1), "mix": Load("mix.lua", 12)}
+"""What no peer can answer. The mix: of 12 requests 8 lists, an add, a page of all
+purchases, and two reads of a customer with an entity tag, answered 304."""
+
+PERF = ("perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p")
+"""Counts system calls of processes while a command runs (perf-stat(1))."""
+
+
+def wrk(
+    load: Load, target: Target, server: Server, cores: str, seconds: int
+) -> list[str]:
+    """Return the command that puts the load on one of a target's servers."""
+    last = target.listed + target.added
+    numbers = (load.every, 1, target.listed, target.listed + 1, last)
+    connections = CONNECTIONS // len(target.servers)
+    command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}"]
+    command += [f"-d{seconds}s", "-s", str(PEERS / load.script), server.url]
+    return [*command, "--", *map(str, numbers)]
 
 
 def measure(case: str, load: Load, target: Target, cores: str, seconds: int) -> Figure:
-    """Put a load on a server."""
-    last = target.listed + target.added
-    numbers = (load.every, 1, target.listed, target.listed + 1, last)
-    command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{CONNECTIONS}"]
-    command += [f"-d{seconds}s", "-s", str(PEERS / load.script), target.server.url]
-    command += ["--", *map(str, numbers)]
-    used = target.server.cpu_seconds()
+    """Put a load on a target; of several servers the worse latencies count."""
+    used = sum(server.cpu_seconds() for server in target.servers)
     nothing: AbstractContextManager[list[int]] = nullcontext([])
     with streaming(target) if load.stream else nothing as rows:
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    used = target.server.cpu_seconds() - used
-    seen = json.loads(done.stdout.splitlines()[-1])
-    good = seen["requests"] - seen["refused"]
-    target.acknowledged += good if load.every == 1 else 0
+        running = [
+            subprocess.Popen(
+                wrk(load, target, server, cores, seconds), stdout=subprocess.PIPE
+            )
+            for server in target.servers
+        ]
+        seen = [json.loads(one.communicate()[0].splitlines()[-1]) for one in running]
+    used = sum(server.cpu_seconds() for server in target.servers) - used
+    goods = [one["requests"] - one["refused"] for one in seen]
+    target.acknowledged += sum(goods) if load.every == 1 else 0
     return Figure(
         case,
         target.name,
-        rate=good / seen["seconds"],
-        p50=seen["p50"] / 1000,
-        p99=seen["p99"] / 1000,
-        cpu=used / max(good, 1) * 1e6,
-        errors=seen["errors"],
+        rate=sum(good / one["seconds"] for good, one in zip(goods, seen, strict=True)),
+        p50=max(one["p50"] for one in seen) / 1000,
+        p99=max(one["p99"] for one in seen) / 1000,
+        cpu=used / max(sum(goods), 1) * 1e6,
+        errors=sum(one["errors"] for one in seen),
         streamed=sum(rows),
     )
+
+
+def count_calls(load: Load, target: Target, cores: str) -> float | None:
+    """Return the system calls for a request, None where perf cannot count them."""
+    if not shutil.which("perf"):
+        return None
+    server = target.server
+    pids = ",".join(map(str, server.processes()))
+    command = [*PERF, pids, "--", *wrk(load, target, server, cores, 1)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    count = done.stderr.partition(",")[0]
+    if done.returncode or not count.isdecimal():
+        return None
+    seen = json.loads(done.stdout.splitlines()[-1])
+    good: int = seen["requests"] - seen["refused"]
+    target.acknowledged += good if load.every == 1 else 0
+    return int(count) / max(good, 1)
 
 
 def read_long(

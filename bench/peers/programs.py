@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 PEERS = Path(__file__).resolve().parent
@@ -15,6 +16,12 @@ HERE, HEAD = INSTALLED / "here", INSTALLED / "head"
 PACKAGES = ("api", "queries", "storage", "runtime", "console")
 """The folders of the program, beside its modules."""
 MODULES = INSTALLED / "fastify" / "node_modules"
+GO_PATH = "/usr/share/gocode"
+GO_SQLITE = Path(GO_PATH, "src/github.com/mattn/go-sqlite3")
+
+
+class MissingError(Exception):
+    """What a peer needs is not on this machine; the text says what."""
 
 
 def run(command: Sequence[str], folder: Path) -> None:
@@ -48,17 +55,28 @@ def install_wrk() -> None:
     run(("apt-get", "install", "-y", "wrk"), PROJECT)
 
 
-def install_fastapi() -> None:
-    """Install FastAPI and what it goes with into a venv of its own."""
+def install_venv(name: str) -> None:
+    """Install a framework of Python and what it goes with into a venv of its own."""
+    wanted = PEERS / f"requirements-{name}.txt"
     venv = (sys.executable, "-m", "venv", ".")
-    pip = ("bin/python", "-m", "pip", "install", "-r", "requirements.txt")
-    install("fastapi", PEERS / "requirements.txt", venv, pip)
+    install(
+        name, wanted, venv, ("bin/python", "-m", "pip", "install", "-r", wanted.name)
+    )
+
+
+def install_go() -> None:
+    """Build the server in Go, with what Debian has. MissingError."""
+    if not shutil.which("go") or not GO_SQLITE.is_dir():
+        raise MissingError("golang-go, golang-github-mattn-go-sqlite3-dev")
+    setting = ("env", "GO111MODULE=off", f"GOPATH={GO_PATH}")
+    build = (*setting, "go", "build", "-o", "server", "go_sqlite.go")
+    install("go", PEERS / "go_sqlite.go", build)
 
 
 def install_fastify() -> None:
-    """Install Fastify and the Node.js that it runs on. SystemExit without npm."""
+    """Install Fastify and the Node.js that it runs on. MissingError."""
     if not shutil.which("npm"):
-        raise SystemExit("bench: npm is missing, which installs Fastify and Node.js")
+        raise MissingError("npm, which installs Fastify and Node.js")
     npm = ("npm", "install", "--no-audit", "--no-fund")
     install("fastify", PEERS / "package.json", npm)
 
@@ -99,6 +117,9 @@ class Program:
     usual: bool = True
 
 
+GRANIAN = (
+    'exec {} --interface asgi --loop uvloop --port "$PORT" blacksheep_aiosqlite:app'
+)
 OURS = "ours"
 SHIPPED = {
     "ACCESS_LOG": "1",
@@ -121,7 +142,16 @@ PROGRAMS = {
     "fastapi": Program(
         "FastAPI, SQLAlchemy",
         (str(INSTALLED / "fastapi/bin/python"), str(PEERS / "fastapi_sqlalchemy.py")),
-        install_fastapi,
+        partial(install_venv, "fastapi"),
+    ),
+    "go": Program(
+        "Go: net/http, go-sqlite3", (str(INSTALLED / "go/server"),), install_go
+    ),
+    "blacksheep": Program(
+        "BlackSheep, Granian, aiosqlite",
+        ("sh", "-c", GRANIAN.format(INSTALLED / "blacksheep/bin/granian")),
+        partial(install_venv, "blacksheep"),
+        {"PYTHONPATH": str(PEERS)},
     ),
     "head": Program(
         "this server at HEAD",

@@ -24,6 +24,10 @@ LISTED, ADDED, EACH = 1000, 1000, 10
 SHORT_LISTS = [EACH] * LISTED + [0] * ADDED
 """How many purchases each customer has."""
 COUNT_ADDED = "SELECT count(*) FROM {} WHERE customer_id > {}"
+HAS_HISTORY = "SELECT name FROM sqlite_schema WHERE name = 'history'"
+RECORD_ALL = """
+INSERT INTO history (at, action, customer_id, purchase_id)
+SELECT date_created, 'purchase.added', customer_id, id FROM purchases ORDER BY id"""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -39,7 +43,8 @@ class Place:
 class Target:
     """A running server; its first customers are listed, those after them added to.
 
-    `sql` asks its database, where that is not the SQLite file in its folder.
+    `sql` asks its database, where that is not the SQLite file in its folder. `beside`
+    serves the same database.
     """
 
     name: str
@@ -49,6 +54,12 @@ class Target:
     acknowledged: int = 0
     sql: Callable[[str], str] | None = None
     table: str = "purchases"
+    beside: Server | None = None
+
+    @property
+    def servers(self) -> list[Server]:
+        """Return its servers, which share the load."""
+        return [self.server, *([self.beside] if self.beside else [])]
 
     def stored(self) -> int:
         """Return how many purchases the customers have that were added to."""
@@ -117,13 +128,14 @@ def launch(server: Server, within: float = 20.0) -> None:
 
 
 def fill(path: Path, purchases: Sequence[int]) -> None:
-    """Add a customer for each number, with as many purchases."""
+    """Add a customer for each number, with as many purchases, one of each in turn."""
     at = "2026-11-01 09:30:00.123456+00:00"
     customers = ((f"Customer {i}", at) for i in range(1, len(purchases) + 1))
     rows = (
         (f"Green tea, {number} g", number + 1, customer, at)
+        for number in range(max(purchases))
         for customer, count in enumerate(purchases, 1)
-        for number in range(count)
+        if number < count
     )
     with closing(sqlite3.connect(path)) as database, database:
         database.executemany(
@@ -136,6 +148,8 @@ def fill(path: Path, purchases: Sequence[int]) -> None:
             " VALUES (?, ?, ?, ?)",
             rows,
         )
+        if database.execute(HAS_HISTORY).fetchone():
+            database.execute(RECORD_ALL)
 
 
 def path_of(customer_id: int) -> str:
@@ -195,7 +209,10 @@ def compare(
 
 
 def start_engines(stack: ExitStack, place: Place) -> list[Target]:
-    """Start our server on SQLite and on PostgreSQL, with one worker and with two."""
+    """Start our server on SQLite and on PostgreSQL, with one worker and with two.
+
+    And a second server beside the first on PostgreSQL.
+    """
     cluster = start_cluster(stack, place.cores)
     targets = []
     for workers in ("1", "2"):
@@ -208,6 +225,19 @@ def start_engines(stack: ExitStack, place: Place) -> list[Target]:
         server = start(stack, place, OURS, SHORT_LISTS, env=env)
         name = f"PostgreSQL, {title}"
         targets.append(Target(name, server, sql=cluster.sql, table=table))
+    first = targets[1]
+    beside = start(
+        stack, place, OURS, env={"DATABASE_URL": first.server.env["DATABASE_URL"]}
+    )
+    targets.append(
+        Target(
+            "PostgreSQL, two servers",
+            first.server,
+            sql=first.sql,
+            table=first.table,
+            beside=beside,
+        )
+    )
     expected = answers(targets[0].server)
     for target in targets[1:]:
         compare(target.name, answers(target.server), expected)

@@ -141,14 +141,20 @@ class Server:
                 return int(line.split()[1]) / 1024
         raise RuntimeError(f"no {entry}")
 
-    def cpu_seconds(self) -> float:
-        """Return what its processes have used of the processors (proc_pid_stat(5))."""
-        ticks = 0
+    def processes(self) -> dict[int, list[str]]:
+        """Return the fields of /proc/PID/stat from the third on, of its processes."""
+        found = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):  # a process that has just ended
                 fields = stat.read_text().rpartition(") ")[2].split()
                 if int(fields[2]) == self.pid:  # its process group
-                    ticks += int(fields[11]) + int(fields[12])
+                    found[int(stat.parent.name)] = fields
+        return found
+
+    def cpu_seconds(self) -> float:
+        """Return what its processes have used of the processors (proc_pid_stat(5))."""
+        used = [fields[11:13] for fields in self.processes().values()]
+        ticks = sum(int(user) + int(system) for user, system in used)
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def reset_peak(self) -> None:

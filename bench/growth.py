@@ -10,7 +10,8 @@ from bench.peers.loads import LOADS
 from bench.peers.programs import OURS
 from bench.peers.targets import EACH, Target, launch, start
 from bench.sections import Run, interleave, print_loads
-from checks.support.server_process import Server, print_table
+from checks.support.report import print_table
+from checks.support.server_process import Server
 
 SMALL, LARGE, HUGE = 10_000, 3_000_000, 10_000_000
 """How many purchases a database has: a small one, a large one, the largest."""

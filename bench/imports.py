@@ -11,7 +11,8 @@ from statistics import median
 from bench.peers.programs import OURS
 from bench.peers.targets import start
 from bench.sections import Run
-from checks.support.server_process import exchange, print_table, request_bytes
+from checks.support.report import print_table
+from checks.support.server_process import exchange, request_bytes
 
 ROWS, CUSTOMERS = 100_000, 1000
 """How many purchases a file has, and whose."""

@@ -9,7 +9,7 @@ from statistics import median
 from bench.peers.loads import LOADS
 from bench.peers.programs import OURS
 from bench.peers.targets import EACH, Target, launch, start
-from bench.sections import Run, interleave, print_loads
+from bench.sections import Run, count_lost, interleave, print_loads
 from checks.support.report import print_table
 from checks.support.server_process import Server
 
@@ -39,9 +39,18 @@ def growth(run: Run) -> None:
             customers = purchases // EACH
             server = start(stack, run.pinned, OURS, [EACH] * customers)
             wait_idle(server)
-            half = customers // 2
-            targets.append(Target(f"{purchases:,} purchases", server, half, half))
+            half, name = customers // 2, f"{purchases:,} purchases"
+            targets.append(Target(name, server, half, half, before=EACH * half))
+        run.note(
+            "Growth: both servers were up at once, on one core, and took turns of"
+            f" {run.seconds} s, each round in another order; each was at rest before,"
+            " with its indexes filled in. Half of the customers are listed, the others"
+            " added to, drawn at random."
+        )
         interleave(run, targets, loads)
+        count_lost(run, targets)
+        for target in targets:
+            run.others[f"{target.name}: added meanwhile"] = target.stored()
     names = [target.name for target in targets]
     print_loads(run, loads, names)
     for case in loads:

@@ -63,6 +63,7 @@ def document(run: Run) -> dict[str, object]:
         "goals": [asdict(goal) | {"missed": goal.missed()} for goal in run.goals],
         "figures": [asdict(figure) for figure in run.figures],
         "others": run.others,
+        "notes": run.notes,
     }
 
 

@@ -23,6 +23,7 @@ from bench.peers.targets import (
     SHORT_LISTS,
     Place,
     Target,
+    check_mix,
     path_of,
     start,
     start_all,
@@ -34,8 +35,8 @@ NOT_PORTABLE = {("add", "fastify")}
 """Fastify pays an fsync for each add, this server its processor: on a machine of slow
 processors and a quick disk the ratio of one commit fell from 4.4 to 2.6."""
 ROUNDS = 5
-LONG, SMALL, LARGE = 500_000, 10_000, 3_000_000
-"""How many purchases a long list has, a small table and a large one."""
+LONG = 500_000
+"""How many purchases a long list has."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,27 @@ class Goal:
 
 @dataclass
 class Run:
-    """The settings of a run and what it has found so far."""
+    """The settings of a run and what it has found so far.
+
+    `notes` say how something was measured.
+    """
 
     rounds: int
     seconds: int
     load_core: str
     pinned: Place
     unpinned: Place
+    count_calls: bool = True
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
     figures: list[Figure] = field(default_factory=list)
     others: dict[str, float] = field(default_factory=dict)
     goals: list[Goal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Tell how something was measured, and keep it."""
+        self.notes.append(text)
+        print(f"{text}\n")
 
     def values(self, case: str, server: str, what: str) -> list[float]:
         """Return one figure of every round."""
@@ -110,7 +121,8 @@ def interleave(
             for target in [*targets[turn:], *targets[:turn]]:
                 figure = measure(case, load, target, cores, run.seconds)
                 run.figures.append(figure)
-    for (case, load), target in itertools.product(loads.items(), targets):
+    counted = itertools.product(loads.items(), targets) if run.count_calls else ()
+    for (case, load), target in counted:
         calls = count_calls(load, target, cores)
         if calls is not None:
             run.others[f"{case}, {target.name}: system calls a request"] = calls
@@ -159,6 +171,8 @@ def own_loads(run: Run, names: Sequence[str]) -> None:
     others = [name for name in names if name == "head"]
     with ExitStack() as stack:
         targets = start_all(stack, run.pinned, others)
+        for target in targets:
+            check_mix(target.server)
         interleave(run, targets, loads)
         count_lost(run, targets)
     print_loads(run, loads, [OURS, *others])
@@ -168,10 +182,12 @@ def own_loads(run: Run, names: Sequence[str]) -> None:
     run.goal("keyed add, requests/s / add's", 0.75, seen, least=True)
 
 
-def count_lost(run: Run, targets: Iterable[Target]) -> None:
+def count_lost(run: Run, targets: Sequence[Target]) -> None:
     """Count the purchases that were answered 201 and are not in the database."""
     for target in targets:
-        lost = max(target.acknowledged - target.stored(), 0)
+        same = [other for other in targets if other.server is target.server]
+        answered = sum(other.acknowledged for other in same)
+        lost = max(answered - target.stored(), 0)
         run.goal(f"add, {target.name}: answered and not stored", 0, lost)
 
 

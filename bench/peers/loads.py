@@ -106,7 +106,7 @@ def count_calls(load: Load, target: Target, cores: str) -> float | None:
     seen = json.loads(done.stdout.splitlines()[-1])
     good: int = seen["requests"] - seen["refused"]
     target.acknowledged += good if load.every == 1 else 0
-    return int(count) / max(good, 1)
+    return int(count) / good if good else None
 
 
 def read_long(

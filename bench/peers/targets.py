@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.peers.programs import OURS, PROGRAMS, run
-from checks.support.server_process import Reply, Server, call
+from bench.peers.rows import fill
+from checks.support.server_process import Reply, Server, call, exchange, request_bytes
 
 if TYPE_CHECKING:
     from checks.support.postgres_cluster import Cluster
@@ -24,10 +25,14 @@ LISTED, ADDED, EACH = 1000, 1000, 10
 SHORT_LISTS = [EACH] * LISTED + [0] * ADDED
 """How many purchases each customer has."""
 COUNT_ADDED = "SELECT count(*) FROM {} WHERE customer_id > {}"
-HAS_HISTORY = "SELECT name FROM sqlite_schema WHERE name = 'history'"
-RECORD_ALL = """
-INSERT INTO history (at, action, customer_id, purchase_id)
-SELECT date_created, 'purchase.added', customer_id, id FROM purchases ORDER BY id"""
+INVALID: tuple[dict[str, object], ...] = (
+    {"quantity": 4},
+    {"purchase_name": "", "quantity": 4},
+    {"purchase_name": "Green tea, 100 g", "quantity": 0},
+    {"purchase_name": "Green tea, 100 g", "quantity": 4.5},
+)
+"""Bodies that every server must refuse. Beyond that they differ: Fastify, as it comes,
+takes "4" for 4, and drops fields that it does not know."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -43,14 +48,15 @@ class Place:
 class Target:
     """A running server; its first customers are listed, those after them added to.
 
-    `sql` asks its database, where that is not the SQLite file in its folder. `beside`
-    serves the same database.
+    `before` is how many purchases the latter had. `sql` asks its database, where that
+    is not the SQLite file in its folder. `beside` serves the same database.
     """
 
     name: str
     server: Server
     listed: int = LISTED
     added: int = ADDED
+    before: int = 0
     acknowledged: int = 0
     sql: Callable[[str], str] | None = None
     table: str = "purchases"
@@ -62,13 +68,13 @@ class Target:
         return [self.server, *([self.beside] if self.beside else [])]
 
     def stored(self) -> int:
-        """Return how many purchases the customers have that were added to."""
+        """Return how many purchases were added to the customers that are added to."""
         query = COUNT_ADDED.format(self.table, self.listed)
         if self.sql:
-            return int(self.sql(query))
+            return int(self.sql(query)) - self.before
         with closing(sqlite3.connect(self.server.folder / "db.sqlite3")) as database:
             count: int = database.execute(query).fetchone()[0]
-            return count
+            return count - self.before
 
 
 def start(
@@ -127,31 +133,6 @@ def launch(server: Server, within: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def fill(path: Path, purchases: Sequence[int]) -> None:
-    """Add a customer for each number, with as many purchases, one of each in turn."""
-    at = "2026-11-01 09:30:00.123456+00:00"
-    customers = ((f"Customer {i}", at) for i in range(1, len(purchases) + 1))
-    rows = (
-        (f"Green tea, {number} g", number + 1, customer, at)
-        for number in range(max(purchases))
-        for customer, count in enumerate(purchases, 1)
-        if number < count
-    )
-    with closing(sqlite3.connect(path)) as database, database:
-        database.executemany(
-            "INSERT INTO customer (name, address, date_created)"
-            " VALUES (?, '1 High Street', ?)",
-            customers,
-        )
-        database.executemany(
-            "INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)"
-            " VALUES (?, ?, ?, ?)",
-            rows,
-        )
-        if database.execute(HAS_HISTORY).fetchone():
-            database.execute(RECORD_ALL)
-
-
 def path_of(customer_id: int) -> str:
     """Return the path of a customer's purchases."""
     return f"/api/v1/purchase/{customer_id}"
@@ -186,6 +167,29 @@ def constant_answers(replies: Mapping[str, Reply]) -> str:
     return json.dumps(found)
 
 
+def refuse_careless(name: str, server: Server) -> None:
+    """Hold a server to its validation. SystemExit when it takes what is not valid."""
+    seen = [call(server, "POST", path_of(LISTED + 1), body).status for body in INVALID]
+    unknown = path_of(len(SHORT_LISTS) + 1)
+    nobody = [
+        call(server, "GET", unknown).status,
+        call(server, "POST", unknown, {"purchase_name": "Tea", "quantity": 4}).status,
+    ]
+    if not {*seen} <= {400, 422} or nobody != [404, 404]:
+        raise SystemExit(f"bench: {name} answers invalid requests {seen}, {nobody}")
+
+
+def check_mix(server: Server) -> None:
+    """See that what mix.lua sends is answered as it says. SystemExit when not."""
+    page = call(server, "GET", "/api/v1/customer?limit=20&after=7").json()
+    rows = page["data"] if isinstance(page, dict) and "data" in page else []
+    tag = [("If-None-Match", '"1"')]
+    request = request_bytes("GET", "/api/v1/customer/1", None, tag)
+    known = exchange(server.port, request).status
+    if (len(rows), known) != (20, 304):
+        raise SystemExit(f"bench: the mix: {len(rows)} rows, {known} for a known tag")
+
+
 def start_all(stack: ExitStack, place: Place, names: Iterable[str]) -> list[Target]:
     """Start our server and others. SystemExit when one answers anything else."""
     ours = start(stack, place, OURS, SHORT_LISTS)
@@ -196,6 +200,8 @@ def start_all(stack: ExitStack, place: Place, names: Iterable[str]) -> list[Targ
         rows = () if constant else SHORT_LISTS
         server = start(stack, place, name, rows, constant)
         compare(name, answers(server), expected)
+        if not constant:
+            refuse_careless(name, server)
         targets.append(Target(name, server))
     return targets
 

@@ -196,6 +196,8 @@ func text(id int64) string {
 func main() {
 	reader, writer := open(), open()
 	writer.SetMaxOpenConns(1) // writers would only wait for one another, and by sleeping
+	reader.SetMaxOpenConns(8)
+	reader.SetMaxIdleConns(8) // by itself the pool keeps two, and opens others anew
 	if _, err := writer.Exec(tables); err != nil {
 		log.Fatal(err)
 	}

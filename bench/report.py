@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -49,6 +51,9 @@ def document(run: Run) -> dict[str, object]:
     ):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    if shutil.which("go"):  # Debian's; the pins of the other peers are in bench/peers
+        told = subprocess.run(("go", "version"), capture_output=True, text=True)
+        versions["go"] = told.stdout.strip()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [
         line.partition(": ")[2] for line in lines if line.startswith("model name")

@@ -18,7 +18,7 @@ STYLE = """
 """
 HEADINGS = {"list": "List of 10 purchases", "add": "Durable add"}
 LINE, GAP = 27, 44
-LEFT, WIDEST = 230, 320
+LEFT, WIDEST = 250, 310
 """Where the bars begin, and how long the longest is, in pixels."""
 
 

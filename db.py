@@ -20,6 +20,10 @@ from queries.customer_lists import (
     count_customers as count_customers,
     find_customers as find_customers,
 )
+from queries.customer_purchases import (
+    copy_purchases as copy_purchases,
+    is_copy_behind as is_copy_behind,
+)
 from queries.dialects import calls, dialects, horizon
 from queries.erasure import (
     forget_some as forget_some,

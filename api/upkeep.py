@@ -57,6 +57,8 @@ async def fill_indexes(engine: db.Engine) -> None:
                 await _repeat(engine, db.index_names)
             if await engine.read(db.is_fillable):
                 await _repeat(engine, db.fill_blocks)
+            if await engine.read(db.is_copy_behind):
+                await engine.write(db.copy_purchases)  # each row costs much, so slowly
 
 
 async def _repeat(engine: db.Engine, query: Callable[[], db.Unit[bool]]) -> None:

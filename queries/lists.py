@@ -5,6 +5,7 @@ text has one, and goes into the reply as it is. `LIMIT ? + 0`, since SQLite prep
 statement anew each time `LIMIT ?` is bound.
 """
 
+from queries.customer_purchases import COLUMNS, LAST
 from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SQLITE, fill_in, numbered
 from queries.history import MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
 from queries.records import NotFoundError, Page
@@ -24,13 +25,17 @@ def tip_of(recent: list[Row], tip: int) -> int:
     return recent[0][0] if recent else tip
 
 
-def select_purchases(source: str, result: str, owner: str = "") -> Statement:
+def select_purchases(
+    source: str, result: str, owner: str = "", *, sqlite: str = ""
+) -> Statement:
     """Return the SELECT of a page of purchases `p`.
 
     Its columns are the size, the JSON, the last row of the feed, and `result`. The
-    pieces of `source` are of the dialects, and its parameters are `?` or numbered.
+    pieces of `source` are of the dialects, and its parameters are `?` or numbered;
+    `sqlite` is the source for SQLite, where that is another.
     """
-    sqlite, postgres = (fill_in(source, pieces, owner) for pieces in (SQLITE, POSTGRES))
+    postgres = fill_in(source, POSTGRES, owner)
+    sqlite = sqlite or fill_in(source, SQLITE, owner)
     return Statement(
         sqlite=f"""
 SELECT count(*), json_group_array(json_object(
@@ -62,11 +67,19 @@ SELECT_PURCHASES = select_purchases(
 """A page of those in a range that are not hidden."""
 SELECT_NEXT = Statement("SELECT min(id) FROM purchases WHERE id > ? AND id <= ?")
 NEXT_HIDDEN = "FROM hidden WHERE customer_id = ?1 AND last > ?2 ORDER BY last LIMIT 1"
+BEFORE_HIDDEN = f"id <= ?3 AND id <= coalesce((SELECT first - 1 {NEXT_HIDDEN}), ?3)"
+END_OF_PAGE = "ORDER BY p.id LIMIT ?4 + 0"
 SELECT_CUSTOMER_PURCHASES = select_purchases(
-    f"""purchases p WHERE customer_id = ?1 AND p.id > ?2 AND p.id <= ?3
-        AND p.id <= coalesce((SELECT first - 1 {NEXT_HIDDEN}), ?3)
-        ORDER BY p.id LIMIT ?4 + 0""",
+    f"""purchases p WHERE customer_id = ?1 AND id > ?2 AND {BEFORE_HIDDEN}
+        {END_OF_PAGE}""",
     f"max(purchase_id), (SELECT last {NEXT_HIDDEN})",
+    sqlite=f"""(
+        SELECT {COLUMNS} FROM customer_purchases
+        WHERE customer_id = ?1 AND id > ?2 AND {BEFORE_HIDDEN}
+        UNION ALL
+        SELECT {COLUMNS} FROM purchases
+        WHERE customer_id = ?1 AND id > max(?2, {LAST}) AND {BEFORE_HIDDEN}
+    ) AS p {END_OF_PAGE}""",
 )
 """A page of those before the next hidden range, and the end of that."""
 SELECT_CUSTOMER_ID = Statement("""

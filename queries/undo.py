@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 
 from queries.blocks import widen_blocks
+from queries.customer_purchases import copy_restored
 from queries.dialects import dialects, of_customer
 from queries.feed import refuse_pruned
 from queries.hidden import PURGED, split_ranges
@@ -242,6 +243,7 @@ def _undo(change: int, author: Author, since: str) -> Unit[Undone]:
     yield from _refuse_left(change, owner)
     yield from split_ranges(number, owner)
     yield from widen_blocks(number, owner)
+    yield from copy_restored(number)
     if "customer.updated" in names:
         yield from rename_all(change)
     yield MARK[len(owner)], (change, number, *owner)

@@ -26,8 +26,7 @@ MIGRATIONS = (
     _script("sqlite_5_history"),
     _script("sqlite_6_blocks"),
     _script("sqlite_7_compact_keys"),
-    # A list reads its rows off the index, and not one page of the table for each.
-    _script("sqlite_8_covering_index"),
+    _script("sqlite_8_customer_purchases"),
 )
 """Script n takes a database from `user_version` n to n + 1."""
 POSTGRES_MIGRATIONS = (

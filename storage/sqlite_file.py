@@ -19,8 +19,8 @@ from storage.sqlite_migration import run_scripts
 from storage.temporary_file import publish, remove_abandoned, temporary_file
 
 PAGE_BYTES = 4096
-"""A purchase changes another page of the index by customer each time, and now and then
-splits it: with 2048 a commit has fewer bytes and more pages, and takes as long."""
+"""What SQLite would take too: with 2048, adding to few customers is a little quicker,
+and where there are many to read or to add to, slower."""
 
 
 def create_or_migrate(path: Path) -> None:

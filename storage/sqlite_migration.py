@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from sqlite3 import complete_statement
 from typing import Any
 
 from storage.schema import fold_name, key_digest
@@ -22,8 +23,12 @@ def run_scripts(connection: Any, scripts: Iterable[str]) -> None:
     connection.create_function("half_digest", 1, half_digest)
     connection.create_function("microseconds", 1, microseconds)
     for script in scripts:
-        for statement in script.split(";"):
-            connection.execute(statement)
+        statement = ""
+        for piece in script.split(";"):
+            statement += f"{piece};"
+            if complete_statement(statement):  # all but a part of a trigger
+                connection.execute(statement)
+                statement = ""
 
 
 def canonical_time(text: object) -> str:

@@ -68,6 +68,17 @@ WHERE p.id BETWEEN 0 AND (SELECT max(block) FROM purchase_blocks) * 4096 + 4095
     AND (oldest <= p.date_created AND newest >= p.date_created) IS NOT 1
 LIMIT 1"""
 
+# The copy for lists has every purchase up to its end, as it is, and nothing else.
+SELECT_MISCOPIED = """
+SELECT c.id FROM customer_purchases AS c LEFT JOIN purchases AS p ON p.id = c.id
+WHERE c.id > (SELECT last FROM customer_purchases_end) OR (
+    p.customer_id, p.purchase_name, p.quantity, p.date_created, p.last_updated
+) IS NOT (c.customer_id, c.purchase_name, c.quantity, c.date_created, c.last_updated)
+UNION ALL
+SELECT last FROM customer_purchases_end WHERE (SELECT count(*) FROM customer_purchases)
+    <> (SELECT count(*) FROM purchases WHERE id <= last)
+LIMIT 1"""
+
 
 class Contents(NamedTuple):
     """What is in a database: rows as lists show them, and the end of the history."""
@@ -214,6 +225,10 @@ def _check_indexes(path: Path, connection: Any) -> None:
     for (number,) in connection.execute(SELECT_MISDATED).fetchall():
         raise StartupError(
             f"{path}: the index by date is wrong about purchase {number}"
+        )
+    for (number,) in connection.execute(SELECT_MISCOPIED).fetchall():
+        raise StartupError(
+            f"{path}: what customers are listed from is wrong about purchase {number}"
         )
 
 

@@ -34,6 +34,11 @@ SELECT date_created, 'purchase.added', customer_id, id FROM purchases ORDER BY i
 INSERT INTO purchase_blocks (block, oldest, newest)
 SELECT id / 4096, min(date_created), max(date_created) FROM purchases
 WHERE id < (SELECT max(id) / 4096 * 4096 FROM purchases) GROUP BY 1""",
+    "customer_purchases": """
+INSERT INTO customer_purchases
+SELECT customer_id, id, purchase_name, quantity, date_created, last_updated
+FROM purchases ORDER BY customer_id, id;
+UPDATE customer_purchases_end SET last = (SELECT max(id) FROM purchases)""",
 }
 """What this server keeps of the purchases in further tables, where it has them."""
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"

@@ -20,6 +20,7 @@ import db
 from checks.support.server_process import Server, exchange, request_bytes, serving
 from storage import schema, search_index, sqlite_file, sqlite_verify
 from storage.sqlite_connection import driver
+from storage.sqlite_file import PAGE_BYTES
 from tests.support import DESCRIBED, JOHN, OTHERS, PHONE, PROJECT, Main, post, run_sql
 
 needs_index = pytest.mark.skipif(
@@ -185,7 +186,7 @@ def page_of(path: Path, name: str) -> int:
         [page] = connection.execute(query, (name,)).fetchone()
     content = path.read_bytes()
     while True:
-        start = (int(page) - 1) * sqlite_file.PAGE_BYTES
+        start = (int(page) - 1) * PAGE_BYTES
         if content[start] in (10, 13):
             return start
         page = int.from_bytes(content[start + 8 : start + 12], "big")
@@ -206,7 +207,7 @@ def flip(path: Path, at: int) -> None:
 def flip_undo(path: Path) -> None:
     """Let an entry of an index of one page lead to another row."""
     run_sql(path, "UPDATE history SET undoes = 5 WHERE id = 301")
-    flip(path, page_of(path, "history_undoes") + sqlite_file.PAGE_BYTES - 1)
+    flip(path, page_of(path, "history_undoes") + PAGE_BYTES - 1)
 
 
 INDEX = "purchases_customer_id"
@@ -216,12 +217,12 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: os.truncate(path, 50), "not a SQLite database"),
     (lambda path: os.truncate(path, 100), "damaged"),
     (lambda path: os.truncate(path, 3000), "damaged"),
-    (lambda path: os.truncate(path, path.stat().st_size - sqlite_file.PAGE_BYTES), "damaged"),
+    (lambda path: os.truncate(path, path.stat().st_size - PAGE_BYTES), "damaged"),
     (lambda path: put(path, 100, bytes(412)), "damaged"),  # the list of tables
     (lambda path: put(path, page_of(path, "purchases"), bytes(512)), "damaged: "),
     (lambda path: put(path, page_of(path, "history") + 8, b"\xff" * 504), "damaged: "),
-    (lambda path: put(path, page_of(path, INDEX), bytes(sqlite_file.PAGE_BYTES)), "damaged: "),
-    (lambda path: flip(path, page_of(path, INDEX) + 2047), "damaged: row "),
+    (lambda path: put(path, page_of(path, INDEX), bytes(PAGE_BYTES)), "damaged: "),
+    (lambda path: flip(path, page_of(path, INDEX) + PAGE_BYTES - 1), "damaged: row "),
     (flip_undo, "damaged: row 301 missing from index history_undoes"),
     (lambda path: run_sql(path, OTHERS), ""),
     (
@@ -332,7 +333,7 @@ def test_index_that_was_emptied(
         patch.setattr(search_index, "AVAILABLE", False)
         sqlite_file.create_or_migrate(sqlite_path)
     assert told(sqlite_path) == FULL
-    flip(sqlite_path, page_of(sqlite_path, INDEX) + 2047)
+    flip(sqlite_path, page_of(sqlite_path, INDEX) + PAGE_BYTES - 1)
     assert "damaged: " in fault(sqlite_path)
 
 

@@ -89,6 +89,7 @@ from queries.records import (
 )
 from queries.undo import undo_change as undo_change
 from storage.engine import (
+    CACHE_MIB,
     READING as READING,
     DiskFullError as DiskFullError,
     Engine as Engine,
@@ -350,7 +351,9 @@ def check_replica(url: str, replica_url: str | None) -> None:
         )
 
 
-async def connect(url: str, replica_url: str | None = None) -> Engine:
+async def connect(
+    url: str, replica_url: str | None = None, cache_mib: int = CACHE_MIB
+) -> Engine:
     """Open the database that a URL names, and a replica of it. StartupError."""
     check_replica(url, replica_url)
     if replica_url is not None:
@@ -362,4 +365,4 @@ async def connect(url: str, replica_url: str | None = None) -> Engine:
         from storage.postgres_engine import PostgresEngine
 
         return await PostgresEngine.open(url)
-    return await SqliteEngine.open(sqlite_path(url))
+    return await SqliteEngine.open(sqlite_path(url), cache_mib)

@@ -105,7 +105,8 @@ def init_app(
     app[ROUTE_TABLE].add_to(app.router, partial(_instrument, settings, frame), expects)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
-        engine = await db.connect(settings.database_url, settings.read_database_url)
+        urls = settings.database_url, settings.read_database_url
+        engine = await db.connect(*urls, settings.cache_mib)
         metrics.engine = app[DATABASE] = engine
         background = upkeep.start(engine, settings.history_days)
         metrics.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, get_type_hints
 from urllib.parse import urlsplit
 
-from storage.engine import StartupError, is_postgres, sqlite_path
+from storage.engine import CACHE_MIB, StartupError, is_postgres, sqlite_path
 
 
 def _integer(least: int, most: int, noun: str) -> Callable[[str], int]:
@@ -23,6 +23,7 @@ def _integer(least: int, most: int, noun: str) -> Callable[[str], int]:
 _port = _integer(0, 65535, "a port")
 _days = _integer(0, 36500, "a number of days")
 _workers = _integer(1, 256, "a number of processes")
+_mebibytes = _integer(1, 65536, "a number of MiB")
 _copies = _integer(1, 1_000_000, "a number of copies")
 
 
@@ -130,6 +131,14 @@ class Settings(NamedTuple):
         str | None,
         Setting("a replica of PostgreSQL that reads are from, `postgresql://…`", _url),
     ] = None
+    cache_mib: Annotated[
+        int,
+        Setting(
+            "memory that each connection to SQLite keeps pages in, in MiB; what is "
+            "not in it comes from the system's cache",
+            _mebibytes,
+        ),
+    ] = CACHE_MIB
     workers: Annotated[int, Setting("processes that share the port", _workers)] = 1
     api_tokens_file: Annotated[
         Path | None,

@@ -12,6 +12,9 @@ QUEUE_SECONDS = 1.0
 TURN_SECONDS = 5.0
 """How long a unit waits for its turn before it is dropped."""
 
+CACHE_MIB = 16
+"""The pages of SQLite that a connection keeps, unless it is told otherwise."""
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Row = tuple[Any, ...]

@@ -17,7 +17,13 @@ from typing import Any
 
 import aiosqlite
 
-from storage.engine import UNKNOWN_OUTCOME, DiskFullError, T, UnavailableError
+from storage.engine import (
+    CACHE_MIB,
+    UNKNOWN_OUTCOME,
+    DiskFullError,
+    T,
+    UnavailableError,
+)
 
 try:
     from pysqlite3 import dbapi2
@@ -64,7 +70,6 @@ PRAGMA secure_delete = ON;
 PRAGMA cell_size_check = ON;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA wal_autocheckpoint = 0;
-PRAGMA cache_size = -16384;
 """
 CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 """Waits for nobody; returns, second, the pages in the WAL (sqlite.org/pragma.html)."""
@@ -139,9 +144,10 @@ class SqliteConnection:
 
     hang_message = "the disk does not answer"
 
-    def __init__(self, path: Path, health: Health) -> None:
+    def __init__(self, path: Path, health: Health, cache_mib: int = CACHE_MIB) -> None:
         self.path = path
         self.health = health
+        self.cache_mib = cache_mib
         self.raw: Any = None
         """The connection of the driver, used on the thread alone but to interrupt."""
         self._thread: aiosqlite.Connection | None = None
@@ -170,6 +176,7 @@ class SqliteConnection:
             timeout=BUSY_SECONDS,
         )
         connection.executescript(PRAGMAS)
+        connection.execute(f"PRAGMA cache_size = {-1024 * self.cache_mib}")
         return connection
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -221,8 +228,8 @@ class WriteConnection(SqliteConnection):
 
     hang_message = f"{SqliteConnection.hang_message}: {UNKNOWN_OUTCOME}"
 
-    def __init__(self, path: Path, health: Health) -> None:
-        super().__init__(path, health)
+    def __init__(self, path: Path, health: Health, cache_mib: int = CACHE_MIB) -> None:
+        super().__init__(path, health, cache_mib)
         # A symbolic link has them where it points to.
         self.wal, self.shm = (f"{path.resolve()}-{name}" for name in ("wal", "shm"))
         self._busy_seconds = BUSY_SECONDS

@@ -15,6 +15,7 @@ from typing import Any
 
 from storage.batch_queue import BatchQueue
 from storage.engine import (
+    CACHE_MIB,
     EngineStats,
     StartupError,
     T,
@@ -203,16 +204,16 @@ class MaintenanceConnection(SqliteConnection):
 class SqliteEngine:
     """A SQLite database: queues of units, each on a connection."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cache_mib: int = CACHE_MIB) -> None:
         self.path = path
         self.last_backup = f"{path.resolve()}{LAST_BACKUP}"
         self.health = Health()
-        self.write_connection = WriteConnection(path, self.health)
+        self.write_connection = WriteConnection(path, self.health, cache_mib)
         self.maintenance = MaintenanceConnection(path, self.health)
         self.writer = BatchQueue(self.write_connection, COMMIT_TICKS)
-        self.reader = BatchQueue(ReadConnection(path, self.health))
+        self.reader = BatchQueue(ReadConnection(path, self.health, cache_mib))
         # long lists do not hold up short reads
-        self.scanner = BatchQueue(ReadConnection(path, self.health))
+        self.scanner = BatchQueue(ReadConnection(path, self.health, cache_mib))
         self.queues = {"write": self.writer, "read": self.reader, "scan": self.scanner}
         self.reporters = [
             BatchQueue(ReportConnection(path, self.health), stoppable=True)
@@ -226,9 +227,9 @@ class SqliteEngine:
         self._maintaining: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, path: Path) -> "SqliteEngine":
+    async def open(cls, path: Path, cache_mib: int = CACHE_MIB) -> "SqliteEngine":
         """Open a database that `create_or_migrate` has accepted. StartupError."""
-        engine = cls(path)
+        engine = cls(path, cache_mib)
         try:
             # The writer first: it makes the WAL.
             for queue in (*engine.queues.values(), *engine.reporters):

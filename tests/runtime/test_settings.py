@@ -27,6 +27,8 @@ def test_help(main: Main) -> None:
         (["--workers", "0100300"], {}, "WORKERS"),
         (["--port", "٨"], {}, "PORT"),
         ([], {"WORKERS": "0"}, "WORKERS"),
+        ([], {"CACHE_MIB": "0"}, "CACHE_MIB"),
+        ([], {"CACHE_MIB": "65537"}, "CACHE_MIB"),
         ([], {"WORKERS": "many"}, "WORKERS"),
         ([], {"ALLOW_ANONYMOUS": "yes"}, "ALLOW_ANONYMOUS: 'yes'"),
         ([], {"ACCESS_LOG": "2"}, "'2'"),

@@ -248,6 +248,26 @@ async def test_settings_of_the_connections(
 
 
 @one_engine
+async def test_size_of_the_caches(opened: Opener) -> None:
+    """Of those that serve; reports and maintenance keep what they always had."""
+
+    def cache_size() -> db.Unit[Any]:
+        rows = yield Statement("PRAGMA cache_size"), ()
+        return rows[0][0]
+
+    served = (await opened(cache_mib=3)).client.server
+    assert isinstance(served, LimitedServer)
+    engine = served.app[DATABASE]
+    for run, mib in (
+        (engine.write, 3),
+        (engine.read, 3),
+        (engine.scan, 3),
+        (engine.report, 16),
+    ):
+        assert await run(cache_size) == -1024 * mib
+
+
+@one_engine
 async def test_no_write_until_checked(
     api: ApiClient, engine: SqliteEngine, customer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ from storage.sqlite_connection import driver
 
 TYPICAL_BYTES = 250
 """What a key of a purchase may take: a UUID, a token's name, and the reply."""
-LONGEST_BYTES = 4000
+LONGEST_BYTES = 4500
 """What any key may take: all that a client chooses is as long as it may be."""
 DAYS, MINUTES = 3, 24 * 60
 CUSTOMERS = 1000

@@ -13,7 +13,7 @@ from queries.history import MAX_ID, Author, record
 from queries.idempotency import forget_keys
 from queries.records import NotFoundError, Written
 from storage.engine import Statement, Unit
-from storage.schema import now
+from storage.schema import digest_start, now
 
 STEP_ROWS, MAX_KEYS = 500, 1000
 """The most rows, and the most idempotency keys, that one unit removes."""
@@ -56,9 +56,11 @@ SET_BLANKED = Statement("UPDATE customer SET change = ? WHERE id = ?")
 BLANK_KEYS = dialects("""
 UPDATE idempotency SET fingerprint = ?1, response = ?1
 WHERE digest IN (
-    SELECT digest FROM idempotency WHERE customer_id = ?2 AND response <> ?1
-    LIMIT ?3 + 0
+    SELECT digest FROM idempotency
+    WHERE (customer_id = ?2 OR digest >= ?3 AND digest < ?4) AND response <> ?1
+    LIMIT ?5 + 0
 ) RETURNING created""")
+"""Those of its creation, and those of its purchases."""
 DELETE_CUSTOMER = Statement("DELETE FROM customer WHERE id = ?")
 
 LOCK_HISTORY = dialects("SELECT pruned FROM history_start {for_update}")
@@ -129,7 +131,8 @@ def _purge_of(customer_id: int) -> Unit[bool]:
         if found:
             yield BLANK_IMAGES, (customer_id, blanked, end)
             yield SET_BLANKED, (end, customer_id)
-        keys = yield BLANK_KEYS, (b"", customer_id, STEP_ROWS)
+        scope = digest_start(customer_id), digest_start(customer_id + 1)
+        keys = yield BLANK_KEYS, (b"", customer_id, *scope, STEP_ROWS)
         if not found and not keys:
             yield DELETE_CUSTOMER, (customer_id,)
             # the blank, if it was indexed meanwhile

@@ -76,12 +76,14 @@ def run_idempotent(
     """
     digest = key_digest(*key[:4])
     for row in (yield CLAIM_KEY, (digest, microseconds(KEY_SECONDS))):
-        stored = yield from _read_response(key, row)
+        stored = yield from _read_response(key, digest, row)
         yield TOUCH_KEY, (digest,)
         return stored
     response = render((yield from query(*args)))
     status, location, etag, body, customer_id, change, _ = response
     packed = pack(location, etag, body)
+    if customer_id == _owner_of(digest):
+        customer_id = None
     saved = microseconds(), digest, key.fingerprint, status, packed, customer_id, change
     yield SAVE_RESPONSE, saved
     return response
@@ -92,15 +94,23 @@ def find_response(key: IdempotencyKey) -> Unit[StoredResponse | None]:
 
     KeyReusedError, ErasedError.
     """
-    wanted = key_digest(*key[:4]), microseconds(KEY_SECONDS)
-    for row in (yield SELECT_RESPONSE, wanted):
-        return (yield from _read_response(key, row))
+    digest = key_digest(*key[:4])
+    for row in (yield SELECT_RESPONSE, (digest, microseconds(KEY_SECONDS))):
+        return (yield from _read_response(key, digest, row))
     return None
 
 
-def _read_response(key: IdempotencyKey, row: Row) -> Unit[StoredResponse]:
+def _owner_of(digest: bytes) -> int | None:
+    """Return the customer that a digest begins with, None where it has none."""
+    return int.from_bytes(digest[:8], "big") or None
+
+
+def _read_response(
+    key: IdempotencyKey, digest: bytes, row: Row
+) -> Unit[StoredResponse]:
     """Return the response in a row. KeyReusedError, ErasedError."""
     fingerprint, status, response, customer_id, change = row
+    customer_id = customer_id or _owner_of(digest)
     # Whoever was deleted is not created a second time, and can be brought back.
     if customer_id is not None and not (yield IS_CUSTOMER_THERE, (customer_id,)):
         raise ErasedError

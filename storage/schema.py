@@ -1,5 +1,6 @@
 """The numbered scripts that create and migrate the tables: storage/migrations."""
 
+import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -62,11 +63,28 @@ def fold_name(text: str) -> str:
     return normalize("NFC", normalize("NFD", text).casefold())
 
 
+OWNER = re.compile("/api/v1/purchase/([1-9][0-9]{0,17})")
+"""The path that adds a purchase, with the customer's id."""
+
+
 def key_digest(caller: str, method: str, path: str, key: str) -> bytes:
-    """Return the 16 bytes by which an idempotency key is found, in its scope."""
+    """Return the bytes by which an idempotency key is found, in its scope.
+
+    They are the 8 of the customer whose purchase is added, of 0 in another scope, and
+    16 of a hash: so one index finds a key, and those of a customer.
+    """
+    owner = OWNER.fullmatch(path)
     # The lengths keep apart what would be the same text side by side.
     scope = f"{len(caller)}:{len(method)}:{len(path)}:{caller}{method}{path}{key}"
-    return sha256(scope.encode()).digest()[:16]
+    return (
+        digest_start(int(owner[1]) if owner else 0)
+        + (sha256(scope.encode()).digest()[:16])
+    )
+
+
+def digest_start(customer_id: int) -> bytes:
+    """Return what the digests of keys of a customer's purchases begin with."""
+    return customer_id.to_bytes(8, "big")
 
 
 def microseconds(seconds_ago: float = 0) -> int:

@@ -11,7 +11,9 @@ CREATE TABLE idempotency (
 -- The digest is that of storage.schema.key_digest.
 INSERT INTO idempotency (created, digest, fingerprint, status, response, customer_id, change)
 SELECT (extract(epoch FROM created) * 1000000)::bigint,
-    substr(sha256(convert_to(
+    int8send(coalesce(
+        substring(path from '^/api/v1/purchase/([1-9][0-9]{0,17})$')::bigint, 0))
+    || substr(sha256(convert_to(
         char_length(caller) || ':' || char_length(method) || ':' || char_length(path) || ':'
         || caller || method || path || key, 'UTF8')), 1, 16),
     CASE WHEN fingerprint ~ '^[0-9a-f]{64}$'
@@ -19,7 +21,9 @@ SELECT (extract(epoch FROM created) * 1000000)::bigint,
     status,
     CASE WHEN body = '' THEN ''
         ELSE convert_to('0' || location || chr(10) || etag || chr(10) || body, 'UTF8') END,
-    customer_id, change
+    CASE WHEN path <> '/api/v1/purchase/' || customer_id
+        OR length(customer_id::text) > 18 THEN customer_id END,
+    change
 FROM former_idempotency WHERE status IS NOT NULL;
 DROP TABLE former_idempotency;
 ALTER TABLE idempotency ADD PRIMARY KEY (digest);
@@ -33,8 +37,8 @@ CREATE FUNCTION claim_key(wanted bytea, since bigint) RETURNS SETOF idempotency
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(
-        ('x' || encode(substr(wanted, 1, 4), 'hex'))::bit(32)::integer,
-        ('x' || encode(substr(wanted, 5, 4), 'hex'))::bit(32)::integer);
+        ('x' || encode(substr(wanted, 9, 4), 'hex'))::bit(32)::integer,
+        ('x' || encode(substr(wanted, 13, 4), 'hex'))::bit(32)::integer);
     RETURN QUERY
     SELECT k.created, k.customer_id, k.change, k.status, k.digest, k.fingerprint, k.response
     FROM idempotency AS k WHERE k.digest = wanted AND k.created > since;

@@ -14,7 +14,9 @@ SELECT place + max(at - place) OVER (ORDER BY place),
     key_digest(caller, method, path, key), half_digest(fingerprint), status,
     CASE WHEN body = '' THEN x''
         ELSE CAST('0' || location || char(10) || etag || char(10) || body AS BLOB) END,
-    customer_id, change
+    CASE WHEN path <> '/api/v1/purchase/' || customer_id OR length(customer_id) > 18
+        THEN customer_id END,
+    change
 FROM (
     SELECT *, microseconds(created) AS at,
         row_number() OVER (ORDER BY created) AS place

@@ -22,6 +22,7 @@ from storage.schema import key_digest, microseconds
 from storage.sqlite_connection import driver
 from tests.support import (
     JOHN,
+    MAX_ID,
     PHONE,
     ApiClient,
     ClientReply,
@@ -92,6 +93,8 @@ async def test_keys_of_version_6(
         insert_key("same time", at),
         insert_key("blank", at, **BLANK),
         insert_key("strange", at, fingerprint="x"),
+        insert_key("created", at).replace("/purchase/1'", "/customer'"),
+        insert_key("far", at).replace("/purchase/1'", f"/purchase/{MAX_ID}'"),
     ]
     await run_all(database_url, [INSERT_CUSTOMER, *rows])
     await asyncio.to_thread(server.try_make_db, database_url)
@@ -100,6 +103,10 @@ async def test_keys_of_version_6(
         first = db.StoredResponse(201, "/1", '"1"', BODY.encode(), 1, 5, replayed=True)
         for key in ("a|b", "same time"):
             wanted = KEY._replace(key=key)
+            assert await engine.read(db.find_response, wanted) == first
+        others = ("created", "/customer"), ("far", f"/purchase/{MAX_ID}")
+        for key, path in others:
+            wanted = KEY._replace(key=key, path=f"/api/v1{path}")
             assert await engine.read(db.find_response, wanted) == first
         for key in ("blank", "strange"):
             with pytest.raises(db.KeyReusedError):
@@ -110,7 +117,7 @@ async def test_keys_of_version_6(
         await engine.write(db.purge_customer, 1, author(), None)
         while await engine.write(db.purge_step):
             pass
-        assert await engine.read(select_responses) == [(b"", b"")] * 4
+        assert await engine.read(select_responses) == [(b"", b"")] * 6
         with pytest.raises(db.ErasedError):
             await engine.read(db.find_response, KEY)
     finally:
@@ -134,7 +141,7 @@ def test_scopes() -> None:
     scopes += [("a", "PUT", "b", "c"), ("a", "P", "OSTb", "c"), ("aP", "OST", "b", "c")]
     digests = {key_digest(*scope) for scope in scopes}
     assert len(digests) == len(scopes)
-    assert {len(digest) for digest in digests} == {16}
+    assert {len(digest) for digest in digests} == {24}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 Written as the documentation of BlackSheep (bound values, pydantic, life cycle events)
 and of aiosqlite (a connection, a row factory) teaches it. Its requests share the one
-connection, so those that add at the same time share a transaction and its fsync, and
-would share a rollback as well.
+connection, so they take turns at transactions: otherwise one request's rollback would
+undo what others had added, and were perhaps told was stored.
 """
 
+import asyncio
 from datetime import UTC, datetime
 
 import aiosqlite
@@ -42,6 +43,8 @@ INSERT INTO purchases (purchase_name, quantity, customer_id, date_created)
 VALUES (?, ?, ?, ?)"""
 
 app = Application()
+TURN = asyncio.Lock()
+"""Held by the request whose transaction it is."""
 
 
 class NewPurchase(BaseModel):
@@ -85,13 +88,14 @@ async def add_purchase(
     new, now = body.value, datetime.now(UTC)
     values = new.purchase_name, new.quantity, customer_id
     at = now.isoformat(" ", "microseconds")
-    try:
-        cursor = await database.execute(INSERT_PURCHASE, (*values, at))
-    except aiosqlite.IntegrityError:
-        await database.commit()  # a rollback would undo what others are adding
-        return json({"status": "There is no such customer."}, 404)
-    number = cursor.lastrowid
-    await database.commit()
+    async with TURN:
+        try:
+            cursor = await database.execute(INSERT_PURCHASE, (*values, at))
+        except aiosqlite.IntegrityError:
+            await database.rollback()
+            return json({"status": "There is no such customer."}, 404)
+        number = cursor.lastrowid
+        await database.commit()
     data = {
         "id": number,
         "purchase_name": new.purchase_name,

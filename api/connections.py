@@ -138,7 +138,8 @@ class ClientProtocol(RequestLoop):
         if isinstance(message, RawRequestMessage):
             if "Transfer-Encoding" in message.headers:
                 check_codings(message.headers.getall("Transfer-Encoding"))
-            self.framing.begin_body(message, body)
+            if body is not EMPTY_PAYLOAD:
+                self.framing.begin_body(message, body)
             self.payload = body
         self._messages.append((message, body))
         self.unanswered += 1

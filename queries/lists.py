@@ -26,13 +26,19 @@ def tip_of(recent: list[Row], tip: int) -> int:
 
 
 def select_purchases(
-    source: str, result: str, owner: str = "", *, sqlite: str = ""
+    source: str,
+    result: str,
+    owner: str = "",
+    *,
+    sqlite: str = "",
+    customer: str = "CAST(customer_id AS TEXT)",
 ) -> Statement:
     """Return the SELECT of a page of purchases `p`.
 
     Its columns are the size, the JSON, the last row of the feed, and `result`. The
     pieces of `source` are of the dialects, and its parameters are `?` or numbered;
-    `sqlite` is the source for SQLite, where that is another.
+    `sqlite` is the source for SQLite, where that is another. `customer` is the id of
+    the customer as text.
     """
     postgres = fill_in(source, POSTGRES, owner)
     sqlite = sqlite or fill_in(source, SQLITE, owner)
@@ -44,7 +50,7 @@ SELECT count(*), json_group_array(json_object(
     'customer_id', customer)), {TIP}, {result}
 FROM (
     SELECT p.id AS purchase_id, purchase_name, quantity, date_created AS purchased_on,
-        last_updated AS last_updated_on, CAST(customer_id AS TEXT) AS customer
+        last_updated AS last_updated_on, {customer} AS customer
     FROM {sqlite}
 ) AS page""",
         postgres=numbered(f"""
@@ -53,7 +59,7 @@ FROM (
     SELECT p.id AS purchase_id, purchase_name, quantity,
         {PG_TIME.format("date_created")} AS purchased_on,
         {PG_TIME.format("last_updated")} AS last_updated_on,
-        CAST(customer_id AS TEXT) AS customer_id
+        {customer} AS customer_id
     FROM {postgres}
 ) AS page"""),
     )
@@ -80,6 +86,7 @@ SELECT_CUSTOMER_PURCHASES = select_purchases(
         SELECT {COLUMNS} FROM purchases
         WHERE customer_id = ?1 AND id > max(?2, {LAST}) AND {BEFORE_HIDDEN}
     ) AS p {END_OF_PAGE}""",
+    customer="CAST(?5 AS TEXT)",
 )
 """A page of those before the next hidden range, and the end of that."""
 SELECT_CUSTOMER_ID = Statement("""
@@ -113,7 +120,7 @@ def list_customer_purchases(customer_id: int, after: int, limit: int) -> Unit[Pa
     most, size, json = MAX_ID, 0, "[]"
     recent = yield PURCHASE_IDS.recent, ()
     while True:  # again where a hidden range begins
-        values = customer_id, after, most, limit - size
+        values = customer_id, after, most, limit - size, str(customer_id)
         rows = yield SELECT_CUSTOMER_PURCHASES, values
         [(found, more, tip, last, end)] = rows
         if most == MAX_ID and not is_settled(recent, last):

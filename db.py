@@ -21,6 +21,7 @@ from queries.customer_lists import (
     find_customers as find_customers,
 )
 from queries.customer_purchases import (
+    COPIED_ROWS as COPIED_ROWS,
     copy_purchases as copy_purchases,
     is_copy_behind as is_copy_behind,
 )

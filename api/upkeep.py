@@ -14,6 +14,8 @@ FORGET_SECONDS, PAUSE_SECONDS = 60.0, 0.01
 INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 1.0, 30.0
 """How often indexes are looked after; how many times as long as a unit of that took to
 wait after it; how long names wait that are few."""
+QUIET_SECONDS = 5.0
+"""How long nothing is written before the last purchases are copied."""
 
 
 def start(engine: db.Engine, history_days: int) -> list[asyncio.Task[None]]:
@@ -48,6 +50,7 @@ async def forget(engine: db.Engine, history_days: int) -> None:
 async def fill_indexes(engine: db.Engine) -> None:
     """Keep the indexes near to what they index, behind those who write."""
     clock, since = asyncio.get_running_loop().time, 0.0
+    copier = Copier(engine)
     while True:
         await asyncio.sleep(INDEX_SECONDS)
         with _going_on("searches become slow"):
@@ -58,7 +61,28 @@ async def fill_indexes(engine: db.Engine) -> None:
             if await engine.read(db.is_fillable):
                 await _repeat(engine, db.fill_blocks)
             if await engine.read(db.is_copy_behind):
-                await engine.write(db.copy_purchases)  # each row costs much, so slowly
+                await copier.copy()
+
+
+class Copier:
+    """Copies purchases for lists: little while others write, then all that is left."""
+
+    def __init__(self, engine: db.Engine) -> None:
+        self.engine = engine
+        self.units = 0
+        """How many units were written when it last looked, its own among them."""
+        self.written_at = 0.0
+
+    async def copy(self) -> None:
+        """Copy some purchases, or the rest. UnavailableError, DiskFullError."""
+        now, units = asyncio.get_running_loop().time(), self.engine.stats().units
+        if units != self.units:
+            self.written_at = now
+            # Each row costs as much as to add it did.
+            await self.engine.write(db.copy_purchases, db.COPIED_ROWS)
+        elif now - self.written_at > QUIET_SECONDS:
+            await _repeat(self.engine, db.copy_purchases)
+        self.units = self.engine.stats().units
 
 
 async def _repeat(engine: db.Engine, query: Callable[[], db.Unit[bool]]) -> None:

@@ -9,8 +9,10 @@ Triggers change and delete in it what changes in the table.
 from storage.engine import Statement, Unit
 
 COPIED_ROWS = 500
-"""How many purchases one unit copies: few, so that no commit waits for long."""
+"""The most purchases that one unit copies, so that no commit waits for long."""
 LAST = "(SELECT last FROM customer_purchases_end)"
+IS_BEHIND = f"{LAST} < (SELECT max(id) FROM purchases)"
+"""Spares a list a look at the table; both pages are in the cache."""
 COLUMNS = "customer_id, id, purchase_name, quantity, date_created, last_updated"
 
 SELECT_NEXT = Statement(
@@ -36,18 +38,18 @@ SELECT {COLUMNS} FROM purchases WHERE id <= {LAST} AND id IN (
 
 
 def is_copy_behind() -> Unit[bool]:
-    """Return whether there are purchases to copy: never on PostgreSQL."""
-    rows = yield SELECT_NEXT, (COPIED_ROWS,)
-    return bool(rows) and rows[0][0] == COPIED_ROWS
+    """Return whether there is something to copy: never on PostgreSQL."""
+    rows = yield SELECT_NEXT, (1,)
+    return bool(rows) and rows[0][0] > 0
 
 
-def copy_purchases() -> Unit[bool]:
-    """Copy some purchases; return whether there may be more."""
+def copy_purchases(least: int = 1) -> Unit[bool]:
+    """Copy some purchases, if there are so many; return whether there may be more."""
     for count, last in (yield SELECT_NEXT, (COPIED_ROWS,)):
-        if count == COPIED_ROWS:
+        if count >= least:
             yield COPY_ROWS, (last,)
             yield SET_LAST, (last,)
-            return True
+            return bool(count == COPIED_ROWS)
     return False
 
 

@@ -5,7 +5,7 @@ text has one, and goes into the reply as it is. `LIMIT ? + 0`, since SQLite prep
 statement anew each time `LIMIT ?` is bound.
 """
 
-from queries.customer_purchases import COLUMNS, LAST
+from queries.customer_purchases import COLUMNS, IS_BEHIND, LAST
 from queries.dialects import PG_ROWS, PG_TIME, POSTGRES, SQLITE, fill_in, numbered
 from queries.history import MAX_ID, PURCHASE_IDS, TIP, wait_for_writers
 from queries.records import NotFoundError, Page
@@ -84,7 +84,8 @@ SELECT_CUSTOMER_PURCHASES = select_purchases(
         WHERE customer_id = ?1 AND id > ?2 AND {BEFORE_HIDDEN}
         UNION ALL
         SELECT {COLUMNS} FROM purchases
-        WHERE customer_id = ?1 AND id > max(?2, {LAST}) AND {BEFORE_HIDDEN}
+        WHERE {IS_BEHIND} AND customer_id = ?1 AND id > max(?2, {LAST})
+            AND {BEFORE_HIDDEN}
     ) AS p {END_OF_PAGE}""",
     customer="CAST(?5 AS TEXT)",
 )

@@ -14,7 +14,7 @@ FORGET_SECONDS, PAUSE_SECONDS = 60.0, 0.01
 INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 1.0, 30.0
 """How often indexes are looked after; how many times as long as a unit of that took to
 wait after it; how long names wait that are few."""
-QUIET_SECONDS = 5.0
+QUIET_SECONDS = 2.0
 """How long nothing is written before the last purchases are copied."""
 
 

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 from bench.peers.loads import LOADS
@@ -17,10 +19,13 @@ SMALL, LARGE, HUGE = 10_000, 3_000_000, 10_000_000
 """How many purchases a database has: a small one, a large one, the largest."""
 QUIET_SECONDS, BUSY_SHARE = 2.0, 0.02
 """What it takes to be idle: so long with no more of a processor than this."""
+WAIT_SECONDS = 3.0
+"""How long a server may do nothing before it makes up for what it has put off."""
 
 
 def wait_idle(server: Server, within: float = 600.0) -> None:
     """Wait until a server has filled in its indexes. RuntimeError."""
+    time.sleep(WAIT_SECONDS)
     end = time.monotonic() + within
     while time.monotonic() < end:
         used = server.cpu_seconds()
@@ -28,6 +33,12 @@ def wait_idle(server: Server, within: float = 600.0) -> None:
         if server.cpu_seconds() - used < BUSY_SHARE * QUIET_SECONDS:
             return
     raise RuntimeError("the server does not come to rest")
+
+
+def wait_all(servers: Sequence[Server]) -> None:
+    """Wait until none of some servers has anything to do. RuntimeError."""
+    for server in servers:
+        wait_idle(server)
 
 
 def growth(run: Run) -> None:
@@ -43,11 +54,12 @@ def growth(run: Run) -> None:
             targets.append(Target(name, server, half, half, before=EACH * half))
         run.note(
             "Growth: both servers were up at once, on one core, and took turns of"
-            f" {run.seconds} s, each round in another order; each was at rest before,"
-            " with its indexes filled in. Half of the customers are listed, the others"
-            " added to, drawn at random."
+            f" {run.seconds} s, each round in another order; before each turn both came"
+            " to rest, with their indexes filled in. Half of the customers are listed,"
+            " the others added to, drawn at random."
         )
-        interleave(run, targets, loads)
+        rest = partial(wait_all, [target.server for target in targets])
+        interleave(run, targets, loads, rest=rest)
         count_lost(run, targets)
         for target in targets:
             run.others[f"{target.name}: added meanwhile"] = target.stored()

@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -109,9 +109,16 @@ class Run:
 
 
 def interleave(
-    run: Run, targets: Sequence[Target], loads: Mapping[str, Load], cores: str = ""
+    run: Run,
+    targets: Sequence[Target],
+    loads: Mapping[str, Load],
+    cores: str = "",
+    rest: Callable[[], None] = lambda: None,
 ) -> None:
-    """Measure every load on every server in turn, each round in another order."""
+    """Measure every load on every server in turn, each round in another order.
+
+    `rest` is called before each is measured.
+    """
     cores = cores or run.load_core
     for (case, load), target in itertools.product(loads.items(), targets):
         measure(case, load, target, cores, 1)  # to warm up
@@ -119,6 +126,7 @@ def interleave(
         turn = number % len(targets)
         for case, load in loads.items():
             for target in [*targets[turn:], *targets[:turn]]:
+                rest()
                 figure = measure(case, load, target, cores, run.seconds)
                 run.figures.append(figure)
     counted = itertools.product(loads.items(), targets) if run.count_calls else ()

@@ -14,8 +14,9 @@ FORGET_SECONDS, PAUSE_SECONDS = 60.0, 0.01
 INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 1.0, 30.0
 """How often indexes are looked after; how many times as long as a unit of that took to
 wait after it; how long names wait that are few."""
-QUIET_SECONDS = 2.0
-"""How long nothing is written before the last purchases are copied."""
+QUIET_SECONDS, MANY_UNITS = 2.0, 100
+"""How long nothing is written before all purchases are copied, and from how many units
+in INDEX_SECONDS on none is."""
 
 
 def start(engine: db.Engine, history_days: int) -> list[asyncio.Task[None]]:
@@ -65,7 +66,11 @@ async def fill_indexes(engine: db.Engine) -> None:
 
 
 class Copier:
-    """Copies purchases for lists: little while others write, then all that is left."""
+    """Copies purchases for lists: all while nobody writes, some while few do.
+
+    Each costs as much as to add it did. Where nobody waits for long while few write,
+    it copies as many as can be added meanwhile.
+    """
 
     def __init__(self, engine: db.Engine) -> None:
         self.engine = engine
@@ -74,14 +79,20 @@ class Copier:
         self.written_at = 0.0
 
     async def copy(self) -> None:
-        """Copy some purchases, or the rest. UnavailableError, DiskFullError."""
-        now, units = asyncio.get_running_loop().time(), self.engine.stats().units
-        if units != self.units:
+        """Copy purchases, if there is time. UnavailableError, DiskFullError."""
+        now, write = asyncio.get_running_loop().time(), self.engine.write
+        written = self.engine.stats().units - self.units
+        if written:
             self.written_at = now
-            # Each row costs as much as to add it did.
-            await self.engine.write(db.copy_purchases, db.COPIED_ROWS)
+            if written < MANY_UNITS:
+                await write(db.copy_purchases, db.COPIED_ROWS, db.COPIED_ROWS)
         elif now - self.written_at > QUIET_SECONDS:
-            await _repeat(self.engine, db.copy_purchases)
+            before = self.units
+            while await write(db.copy_purchases):
+                before += 1
+                if self.engine.stats().units > before:  # somebody else writes
+                    break
+                await asyncio.sleep(PAUSE_SECONDS)
         self.units = self.engine.stats().units
 
 

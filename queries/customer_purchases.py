@@ -8,8 +8,9 @@ Triggers change and delete in it what changes in the table.
 
 from storage.engine import Statement, Unit
 
-COPIED_ROWS = 500
-"""The most purchases that one unit copies, so that no commit waits for long."""
+COPIED_ROWS, ALL_ROWS = 100, 500
+"""The most purchases that one unit copies, so that no commit waits for long; and while
+nobody writes."""
 LAST = "(SELECT last FROM customer_purchases_end)"
 IS_BEHIND = f"{LAST} < (SELECT max(id) FROM purchases)"
 """Spares a list a look at the table; both pages are in the cache."""
@@ -43,13 +44,13 @@ def is_copy_behind() -> Unit[bool]:
     return bool(rows) and rows[0][0] > 0
 
 
-def copy_purchases(least: int = 1) -> Unit[bool]:
+def copy_purchases(least: int = 1, most: int = ALL_ROWS) -> Unit[bool]:
     """Copy some purchases, if there are so many; return whether there may be more."""
-    for count, last in (yield SELECT_NEXT, (COPIED_ROWS,)):
+    for count, last in (yield SELECT_NEXT, (most,)):
         if count >= least:
             yield COPY_ROWS, (last,)
             yield SET_LAST, (last,)
-            return bool(count == COPIED_ROWS)
+            return bool(count == most)
     return False
 
 

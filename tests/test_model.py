@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings as bounds, strategies as st
 from hypothesis.stateful import multiple, precondition, rule, run_state_machine_as_test
 
 import db
-from queries import customer_purchases, lists, purchase_search
+from queries import lists, purchase_search
 from storage.schema import fold_name
 from tests.model import (
     Line,
@@ -484,7 +484,7 @@ def test_api_against_dictionaries(
     """Few rows take several steps of a search, and lie in several blocks of dates."""
     monkeypatch.setattr(purchase_search, "SCAN_ROWS", 3)
     monkeypatch.setattr(lists, "SCAN_ROWS", 3)
-    monkeypatch.setattr(customer_purchases, "COPIED_ROWS", 2)
+    monkeypatch.setattr(db.copy_purchases, "__defaults__", (1, 2))
     bounded = bounds(
         max_examples=25,
         stateful_step_count=50,

@@ -12,7 +12,6 @@ import db
 import server
 from api import upkeep
 from api.database import DATABASE
-from queries import customer_purchases
 from storage import schema, sqlite_file, sqlite_verify
 from storage.engine import Row, StartupError, Statement, Unit
 from storage.sqlite_connection import driver
@@ -36,7 +35,7 @@ def read_both() -> Unit[tuple[list[Row], list[Row]]]:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(customer_purchases, "COPIED_ROWS", 3)
+    monkeypatch.setattr(db.copy_purchases, "__defaults__", (1, 3))
 
 
 async def copy_all(engine: Any) -> int:
@@ -77,7 +76,7 @@ async def test_lists_around_the_end(api: ApiClient, engine: Any) -> None:
         await engine.write(db.copy_purchases, 3)
     copied, rows = await engine.read(read_both)
     assert copied == rows
-    assert len(rows) == 9, "a rest of two waits, for three were asked for"
+    assert len(rows) == 9, "a rest of two waits: three were asked for"
     assert await engine.read(db.is_copy_behind)
     assert not await engine.write(db.copy_purchases)
     assert not await engine.read(db.is_copy_behind)

@@ -23,7 +23,7 @@ from queries.customer_lists import (
 from queries.customer_purchases import (
     COPIED_ROWS as COPIED_ROWS,
     copy_purchases as copy_purchases,
-    is_copy_behind as is_copy_behind,
+    read_copy_state as read_copy_state,
 )
 from queries.dialects import calls, dialects, horizon
 from queries.erasure import (

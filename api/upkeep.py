@@ -14,9 +14,9 @@ FORGET_SECONDS, PAUSE_SECONDS = 60.0, 0.01
 INDEX_SECONDS, PAUSES, FEW_SECONDS = 0.5, 1.0, 30.0
 """How often indexes are looked after; how many times as long as a unit of that took to
 wait after it; how long names wait that are few."""
-QUIET_SECONDS, MANY_UNITS = 2.0, 100
-"""How long nothing is written before all purchases are copied, and from how many units
-in INDEX_SECONDS on none is."""
+QUIET_SECONDS, MANY_CHANGES = 2.0, 100
+"""How long nothing is written before all purchases are copied, and from how many rows
+of the history in INDEX_SECONDS on none is."""
 
 
 def start(engine: db.Engine, history_days: int) -> list[asyncio.Task[None]]:
@@ -61,39 +61,35 @@ async def fill_indexes(engine: db.Engine) -> None:
                 await _repeat(engine, db.index_names)
             if await engine.read(db.is_fillable):
                 await _repeat(engine, db.fill_blocks)
-            if await engine.read(db.is_copy_behind):
-                await copier.copy()
+            await copier.copy()
 
 
 class Copier:
     """Copies purchases for lists: all while nobody writes, some while few do.
 
-    Each costs as much as to add it did. Where nobody waits for long while few write,
-    it copies as many as can be added meanwhile.
+    Each costs as much as to add it did. While few write, it copies as many as can be
+    added meanwhile. It looks at the history, since other processes may write too.
     """
 
     def __init__(self, engine: db.Engine) -> None:
         self.engine = engine
-        self.units = 0
-        """How many units were written when it last looked, its own among them."""
-        self.written_at = 0.0
+        self.last = 0
+        """The last change when it last looked."""
+        self.changed_at = 0.0
 
     async def copy(self) -> None:
         """Copy purchases, if there is time. UnavailableError, DiskFullError."""
         now, write = asyncio.get_running_loop().time(), self.engine.write
-        written = self.engine.stats().units - self.units
-        if written:
-            self.written_at = now
-            if written < MANY_UNITS:
-                await write(db.copy_purchases, db.COPIED_ROWS, db.COPIED_ROWS)
-        elif now - self.written_at > QUIET_SECONDS:
-            before = self.units
-            while await write(db.copy_purchases):
-                before += 1
-                if self.engine.stats().units > before:  # somebody else writes
-                    break
+        is_behind, last = await self.engine.read(db.read_copy_state)
+        changes, self.last = last - self.last, last
+        if changes:
+            self.changed_at = now
+        if is_behind and 0 < changes < MANY_CHANGES:
+            await write(db.copy_purchases, db.COPIED_ROWS, db.COPIED_ROWS)
+        elif is_behind and now - self.changed_at > QUIET_SECONDS:
+            while await write(db.copy_purchases) and last == self.last:
                 await asyncio.sleep(PAUSE_SECONDS)
-        self.units = self.engine.stats().units
+                _, last = await self.engine.read(db.read_copy_state)
 
 
 async def _repeat(engine: db.Engine, query: Callable[[], db.Unit[bool]]) -> None:

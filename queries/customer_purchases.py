@@ -16,6 +16,9 @@ IS_BEHIND = f"{LAST} < (SELECT max(id) FROM purchases)"
 """Spares a list a look at the table; both pages are in the cache."""
 COLUMNS = "customer_id, id, purchase_name, quantity, date_created, last_updated"
 
+SELECT_STATE = Statement(
+    sqlite=f"SELECT {IS_BEHIND}, coalesce((SELECT max(id) FROM history), 0)"
+)
 SELECT_NEXT = Statement(
     sqlite=f"""
 SELECT count(*), max(id) FROM (
@@ -38,10 +41,14 @@ SELECT {COLUMNS} FROM purchases WHERE id <= {LAST} AND id IN (
 )
 
 
-def is_copy_behind() -> Unit[bool]:
-    """Return whether there is something to copy: never on PostgreSQL."""
-    rows = yield SELECT_NEXT, (1,)
-    return bool(rows) and rows[0][0] > 0
+def read_copy_state() -> Unit[tuple[bool, int]]:
+    """Return whether there is something to copy, never on PostgreSQL; the last change.
+
+    What is copied is no change.
+    """
+    for is_behind, last in (yield SELECT_STATE, ()):
+        return bool(is_behind), last
+    return False, 0
 
 
 def copy_purchases(least: int = 1, most: int = ALL_ROWS) -> Unit[bool]:

@@ -77,6 +77,8 @@ WHERE c.id > (SELECT last FROM customer_purchases_end) OR (
 UNION ALL
 SELECT last FROM customer_purchases_end WHERE (SELECT count(*) FROM customer_purchases)
     <> (SELECT count(*) FROM purchases WHERE id <= last)
+UNION ALL
+SELECT 0 WHERE (SELECT count(*) FROM customer_purchases_end) <> 1
 LIMIT 1"""
 
 

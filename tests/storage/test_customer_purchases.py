@@ -77,9 +77,9 @@ async def test_lists_around_the_end(api: ApiClient, engine: Any) -> None:
     copied, rows = await engine.read(read_both)
     assert copied == rows
     assert len(rows) == 9, "a rest of two waits: three were asked for"
-    assert await engine.read(db.is_copy_behind)
+    assert (await engine.read(db.read_copy_state))[0]
     assert not await engine.write(db.copy_purchases)
-    assert not await engine.read(db.is_copy_behind)
+    assert not (await engine.read(db.read_copy_state))[0]
     assert len((await api("GET /api/v1/purchase/1")).data) == 7
 
 
@@ -171,6 +171,56 @@ async def test_upkeep_copies(
         task.cancel()
 
 
+class FakeEngine:
+    """Has some purchases left to copy, and perhaps other writers."""
+
+    def __init__(self, left: int) -> None:
+        self.left, self.last = left, 0
+        self.sizes: list[int] = []
+        """How many were copied each time."""
+        self.others = False
+        """Whether others write at the same time."""
+
+    async def read(self, query: Any) -> tuple[bool, int]:
+        assert query is db.read_copy_state
+        return self.left > 0, self.last
+
+    async def write(self, query: Any, least: int = 1, most: int = 500) -> bool:
+        assert query is db.copy_purchases
+        size = min(self.left, most)
+        self.last += self.others
+        if size < least:
+            return False
+        self.left -= size
+        self.sizes.append(size)
+        return size == most
+
+
+async def test_when_it_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing while many write, a little while few do, all once nobody does."""
+    engine = FakeEngine(1700)
+    copier = upkeep.Copier(engine)  # type: ignore[arg-type]
+    monkeypatch.setattr(upkeep, "QUIET_SECONDS", 60.0)
+    for changes, sizes in ((100, []), (1, [100]), (99, [100, 100]), (0, [100, 100])):
+        engine.last += changes
+        await copier.copy()
+        assert engine.sizes == sizes
+    monkeypatch.setattr(upkeep, "QUIET_SECONDS", -1.0)
+    engine.others = True
+    await copier.copy()
+    assert engine.sizes[2:] == [500, 500], "it gives way"
+    engine.others = False
+    await copier.copy()
+    assert engine.sizes[4:] == [100], "others wrote meanwhile"
+    await copier.copy()
+    assert engine.sizes[5:] == [400]
+    engine.last, engine.left = engine.last + 1, 99
+    await copier.copy()
+    assert len(engine.sizes) == 6, "the last few wait"
+    await copier.copy()
+    assert engine.sizes[6:] == [99]
+
+
 def fill(path: Path, version: int | None = None) -> None:
     """Make a database with purchases of two customers, of which a gap is missing."""
     newest = len(schema.MIGRATIONS)
@@ -216,6 +266,8 @@ async def test_ids_far_apart(sqlite_path: Path, opened: Any) -> None:
         "UPDATE customer_purchases SET customer_id = 1 WHERE id = 1",
         "UPDATE customer_purchases SET last_updated = '2027' WHERE id = 1",
         "UPDATE customer_purchases_end SET last = 2",
+        "DELETE FROM customer_purchases_end",
+        "INSERT INTO customer_purchases_end VALUES (1 << 62)",
     ],
 )
 def test_damage_is_found(sqlite_path: Path, damage: str) -> None:

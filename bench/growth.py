@@ -3,42 +3,17 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from statistics import median
 
 from bench.peers.loads import LOADS
 from bench.peers.programs import OURS
-from bench.peers.targets import EACH, Target, launch, start
+from bench.peers.targets import EACH, Target, launch, start, wait_idle
 from bench.sections import Run, count_lost, interleave, print_loads
 from checks.support.report import print_table
-from checks.support.server_process import Server
 
 SMALL, LARGE, HUGE = 10_000, 3_000_000, 10_000_000
 """How many purchases a database has: a small one, a large one, the largest."""
-QUIET_SECONDS, BUSY_SHARE = 2.0, 0.02
-"""What it takes to be idle: so long with no more of a processor than this."""
-WAIT_SECONDS = 3.0
-"""How long a server may do nothing before it makes up for what it has put off."""
-
-
-def wait_idle(server: Server, within: float = 600.0) -> None:
-    """Wait until a server has filled in its indexes. RuntimeError."""
-    time.sleep(WAIT_SECONDS)
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        used = server.cpu_seconds()
-        time.sleep(QUIET_SECONDS)
-        if server.cpu_seconds() - used < BUSY_SHARE * QUIET_SECONDS:
-            return
-    raise RuntimeError("the server does not come to rest")
-
-
-def wait_all(servers: Sequence[Server]) -> None:
-    """Wait until none of some servers has anything to do. RuntimeError."""
-    for server in servers:
-        wait_idle(server)
 
 
 def growth(run: Run) -> None:
@@ -58,8 +33,7 @@ def growth(run: Run) -> None:
             " to rest, with their indexes filled in. Half of the customers are listed,"
             " the others added to, drawn at random."
         )
-        rest = partial(wait_all, [target.server for target in targets])
-        interleave(run, targets, loads, rest=rest)
+        interleave(run, targets, loads)
         count_lost(run, targets)
         for target in targets:
             run.others[f"{target.name}: added meanwhile"] = target.stored()

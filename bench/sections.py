@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -27,6 +27,7 @@ from bench.peers.targets import (
     path_of,
     start,
     start_all,
+    wait_idle,
 )
 from checks.support.report import print_table
 from checks.support.server_process import call
@@ -34,6 +35,7 @@ from checks.support.server_process import call
 NOT_PORTABLE = {("add", "fastify")}
 """Fastify pays an fsync for each add, this server its processor: on a machine of slow
 processors and a quick disk the ratio of one commit fell from 4.4 to 2.6."""
+PEERS = {*PROGRAMS} - {OURS, "head"}
 ROUNDS = 5
 LONG = 500_000
 """How many purchases a long list has."""
@@ -109,15 +111,12 @@ class Run:
 
 
 def interleave(
-    run: Run,
-    targets: Sequence[Target],
-    loads: Mapping[str, Load],
-    cores: str = "",
-    rest: Callable[[], None] = lambda: None,
+    run: Run, targets: Sequence[Target], loads: Mapping[str, Load], cores: str = ""
 ) -> None:
     """Measure every load on every server in turn, each round in another order.
 
-    `rest` is called before each is measured.
+    After it has added, a server is let do what it has put off, so that this does not
+    disturb the others.
     """
     cores = cores or run.load_core
     for (case, load), target in itertools.product(loads.items(), targets):
@@ -126,16 +125,17 @@ def interleave(
         turn = number % len(targets)
         for case, load in loads.items():
             for target in [*targets[turn:], *targets[:turn]]:
-                rest()
                 figure = measure(case, load, target, cores, run.seconds)
                 run.figures.append(figure)
+                if load.every and target.name not in PEERS:
+                    for server in target.servers:
+                        wait_idle(server)
     counted = itertools.product(loads.items(), targets) if run.count_calls else ()
     for (case, load), target in counted:
         calls = count_calls(load, target, cores)
         if calls is not None:
             run.others[f"{case}, {target.name}: system calls a request"] = calls
-    peers = {*PROGRAMS} - {OURS}
-    ours = [figure for figure in run.figures if figure.server not in peers]
+    ours = [figure for figure in run.figures if figure.server not in PEERS]
     failed = sum(figure.errors for figure in ours if figure.case in loads)
     run.goal(f"{', '.join(loads)}: errors", 0, failed)
 

@@ -133,6 +133,24 @@ def launch(server: Server, within: float = 20.0) -> None:
         time.sleep(0.005)
 
 
+QUIET_SECONDS, BUSY_SHARE = 2.0, 0.02
+"""What it takes to be idle: so long with no more of a processor than this."""
+WAIT_SECONDS = 3.0
+"""How long a server may do nothing before it makes up for what it has put off."""
+
+
+def wait_idle(server: Server, within: float = 600.0) -> None:
+    """Wait until a server has filled in its indexes. RuntimeError."""
+    time.sleep(WAIT_SECONDS)
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        used = server.cpu_seconds()
+        time.sleep(QUIET_SECONDS)
+        if server.cpu_seconds() - used < BUSY_SHARE * QUIET_SECONDS:
+            return
+    raise RuntimeError("the server does not come to rest")
+
+
 def path_of(customer_id: int) -> str:
     """Return the path of a customer's purchases."""
     return f"/api/v1/purchase/{customer_id}"

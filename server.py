@@ -93,7 +93,7 @@ def init_app(
     authenticator = authenticator or Authenticator()
     cors = Cors(settings.cors_origins)
     metrics, broadcast = _make_metrics(settings), Broadcast()
-    app = web.Application()
+    app, urls = web.Application(), (settings.database_url, settings.read_database_url)
     hosts = HostCheck(settings.allowed_hosts, authenticator.tokens is not None)
     frame = Frame(authenticator, hosts, cors, metrics)
     app[METRICS], app[CORS], app[SHARES] = metrics, cors, Shares()
@@ -105,7 +105,6 @@ def init_app(
     app[ROUTE_TABLE].add_to(app.router, partial(_instrument, settings, frame), expects)
 
     async def database(app: web.Application) -> AsyncIterator[None]:
-        urls = settings.database_url, settings.read_database_url
         engine = await db.connect(*urls, settings.cache_mib)
         metrics.engine = app[DATABASE] = engine
         background = upkeep.start(engine, settings.history_days)

@@ -41,8 +41,7 @@ WRITE_SECONDS = 15.0
 """How long a client may leave what was sent to it unread."""
 UNSENT_BYTES = 128 * 1024
 """The most that the kernel buffers for a client, so that we see whether it reads."""
-IDLE_SECONDS = 75.0
-"""How long a connection may stay without a request; longer than proxies keep theirs."""
+IDLE_SECONDS = 75.0  # without a request; longer than proxies keep theirs
 MAX_QUEUED = 32
 """The most requests of a connection that wait for those before them."""
 LINGER_SECONDS = 2.0

@@ -30,6 +30,8 @@ BATCH_UNITS = 256
 """The most units in one transaction, so that the first is not held up by the last."""
 IDLE_TICKS = 2
 """Passes of the event loop without a new unit, after which a batch begins."""
+GATHER_SECONDS = 0.008
+"""How long a batch is gathered: passes of a loop that has much else to do take long."""
 
 
 Query = Callable[..., Unit[Any]]
@@ -127,11 +129,13 @@ class BatchQueue:
         """Let units on their way join the batch: waiting costs less than a commit."""
         # The replies to the last batch bring the next requests some ticks of the loop
         # later; PostgreSQL's commit_delay has the same reason.
-        ticks = 0
+        ticks, end = 0, self._loop.time() + GATHER_SECONDS
         while ticks < self.idle_ticks and len(self.waiting) < BATCH_UNITS:
             before = len(self.waiting)
             await asyncio.sleep(0)
             ticks = 0 if len(self.waiting) > before else ticks + 1
+            if self._loop.time() > end:
+                break
 
     def _next_batch(self, time: float) -> list[QueuedUnit]:
         self._drop_late(time)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,24 @@ async def test_time_behind_a_hanging_disk(
         for future in waiting:
             with pytest.raises(db.UnavailableError, match="too long for its turn"):
                 await future
+
+
+@one_engine
+async def test_gathering_beside_other_work(
+    api: ApiClient, engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch does not wait for as many passes of a loop that has much else to do."""
+    passes = 0
+
+    async def be_busy() -> None:
+        nonlocal passes
+        while True:
+            time.sleep(batch_queue.GATHER_SECONDS / 2)  # noqa: ASYNC251 - it blocks
+            passes += 1
+            await asyncio.sleep(0)
+
+    engine.writer.idle_ticks = 1000
+    task = asyncio.create_task(be_busy())
+    await engine.write(db.add_customer, "x", "", *by())
+    task.cancel()
+    assert passes < 500

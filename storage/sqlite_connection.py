@@ -123,7 +123,8 @@ class Health:
     """Whether the WAL was copied beside the commits: set by maintenance."""
     commits = 0
     units = 0
-    """How many were committed, by the writer."""
+    rows = 0
+    """How many were committed, by the writer; the rows with those of the history."""
 
     def translate(self, exc: Exception) -> Exception:
         """Return the error that the caller sees; remember one that stops writing."""
@@ -273,9 +274,11 @@ class WriteConnection(SqliteConnection):
             raise UnavailableError(f"{error}: {UNKNOWN_OUTCOME}") from exc
         self.verify_files(f"{FILE_GONE}: {UNKNOWN_OUTCOME}")
         self.health.locked = False
-        if units and self.raw.total_changes != self._changes:
+        rows = self.raw.total_changes - self._changes
+        if units and rows:
             self.health.commits += 1
             self.health.units += units
+            self.health.rows += rows
         if self.health.copied:
             self.health.copied, self._copied = False, self.raw.total_changes
         written = self.raw.total_changes - self._copied

@@ -46,8 +46,9 @@ COMMIT_TICKS = 16
 """Ticks of the loop that a commit waits for further units, where others have come."""
 RECHECK_SECONDS = 5.0
 """How long after a failed check of the database the next may follow."""
-MAINTENANCE_INTERVAL, CHECKPOINT_UNITS = 0.25, 1000
-"""How often to look whether so many units were written since the last checkpoint."""
+MAINTENANCE_INTERVAL, CHECKPOINT_UNITS, CHECKPOINT_ROWS = 0.25, 1000, 10_000
+"""How often to look whether so many units were written since the last checkpoint, or
+rows: a unit may write many."""
 NICENESS = 10
 """The priority of maintenance and reports, which can wait (setpriority(2))."""
 REPORTERS = 2
@@ -102,14 +103,19 @@ class MaintenanceConnection(SqliteConnection):
 
     async def run_beside(self, writer: WriteConnection) -> None:
         """Checkpoint and check the database whenever that is due."""
-        copied = 0
+        units = rows = 0
         while True:
             await asyncio.sleep(MAINTENANCE_INTERVAL)
             task: Callable[[], None] | None = None
-            if self.health.error is not None:
+            health = self.health
+            is_long = (
+                health.units - units >= CHECKPOINT_UNITS
+                or health.rows - rows >= CHECKPOINT_ROWS
+            )
+            if health.error is not None:
                 task = partial(self.check, writer)
-            elif WAL_RESET_FIXED and self.health.units - copied >= CHECKPOINT_UNITS:
-                copied, task = self.health.units, self.checkpoint
+            elif WAL_RESET_FIXED and is_long:
+                units, rows, task = health.units, health.rows, self.checkpoint
             if task is not None:
                 try:
                     await self.call(task)

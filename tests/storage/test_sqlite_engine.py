@@ -47,6 +47,26 @@ async def visit(path: Path) -> None:
 
 @several_processes
 @one_engine
+async def test_checkpoint_after_one_large_unit(
+    opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that wrote many rows fills the WAL as much as many that wrote one."""
+    monkeypatch.setattr(sqlite_engine, "MAINTENANCE_INTERVAL", 0.01)
+    api = await opened()
+    served = api.client.server
+    assert isinstance(served, LimitedServer)
+
+    def size() -> int:
+        return sqlite_path.stat().st_size
+
+    before = size()
+    await api("POST /api/v1/customer", JOHN, 201)
+    await served.app[DATABASE].write(add_many, 1, sqlite_engine.CHECKPOINT_ROWS)
+    assert await asyncio.to_thread(wait_until, lambda: size() > before)
+
+
+@several_processes
+@one_engine
 async def test_checkpoints_beside_commits(
     opened: Opener, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

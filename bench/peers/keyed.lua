@@ -25,11 +25,4 @@ function request()
   return POST:format(math.random(first, last), key[1], key[2], key[3], key[4], sent)
 end
 
-function done(summary, latency)
-  local errors = summary.errors
-  print(string.format(
-    '{"requests": %d, "seconds": %.6f, "p50": %d, "p99": %d, "refused": %d, "errors": %d}',
-    summary.requests, summary.duration / 1e6,
-    latency:percentile(50), latency:percentile(99),
-    errors.status, errors.connect + errors.read + errors.write + errors.status + errors.timeout))
-end
+dofile(debug.getinfo(1, "S").source:match("@(.*/)") .. "figures.lua")

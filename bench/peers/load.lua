@@ -3,7 +3,7 @@
 --   wrk … -s load.lua URL -- EVERY LIST_FIRST LIST_LAST [ADD_FIRST ADD_LAST]
 --
 -- Every EVERYth request adds a purchase: 0 never, 1 always, 5 one in five. Prints its
--- figures as one line of JSON; latencies in microseconds.
+-- figures by figures.lua.
 
 local BODY = '{"purchase_name": "Green tea, 100 g", "quantity": 4}'
 local every, sent = 0, 0
@@ -36,11 +36,4 @@ function request()
   return lists[math.random(#lists)]
 end
 
-function done(summary, latency)
-  local errors = summary.errors
-  print(string.format(
-    '{"requests": %d, "seconds": %.6f, "p50": %d, "p99": %d, "refused": %d, "errors": %d}',
-    summary.requests, summary.duration / 1e6,
-    latency:percentile(50), latency:percentile(99),
-    errors.status, errors.connect + errors.read + errors.write + errors.status + errors.timeout))
-end
+dofile(debug.getinfo(1, "S").source:match("@(.*/)") .. "figures.lua")

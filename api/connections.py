@@ -65,13 +65,12 @@ class ClientProtocol(RequestLoop):
 
     __slots__ = (
         *("bad_head", "ended_at", "framing", "head_since", "instead", "is_lingering"),
-        *("payload", "pipe", "server", "unanswered", "unparsed", "unread"),
-        "unread_since",
+        *("payload", "pipe", "unanswered", "unparsed", "unread", "unread_since"),
     )
+    server: "Server"
 
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop, server.plain_routes, **server.settings)
-        self.server = server
         self.framing = Framing()
         self.unparsed = b""
         """What came while requests or bytes of a body had to wait."""

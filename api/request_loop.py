@@ -32,7 +32,7 @@ HANDLED = PayloadAccessError()
 class RequestLoop(web.RequestHandler):
     """The part of a connection's protocol that answers the requests in turn."""
 
-    __slots__ = ("_make_request", "_plain_routes", "_server", "_writer")
+    __slots__ = ("_plain_routes", "_writer", "server")
 
     def __init__(
         self,
@@ -42,9 +42,8 @@ class RequestLoop(web.RequestHandler):
         **settings: Any,
     ) -> None:
         super().__init__(server, loop=loop, **settings)
-        self._server = server
+        self.server = server
         self._plain_routes = plain_routes
-        self._make_request = server.request_factory
         self._writer: StreamWriter | None = None
         """What no response has used yet."""
 
@@ -95,13 +94,13 @@ class RequestLoop(web.RequestHandler):
             handler, message = self._make_error_handler(message), ERROR
         if self._writer is None:
             self._writer = StreamWriter(self, self._loop)
-        make: Callable[..., Any] = self._make_request
+        make: Callable[..., Any] = self.server.request_factory
         request = make(message, body, self, self._writer, self._task_handler)
         try:
             if handler is None and (plain := self._plain_routes.find(request)):
                 response, is_gone = await self._handle_plainly(request, plain)
             else:
-                handler, self._writer = handler or self._server.request_handler, None
+                handler, self._writer = handler or self.server.request_handler, None
                 finished = await self._handle_request(request, None, handler)
                 response, is_gone = finished
             if is_gone:

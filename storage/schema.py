@@ -76,10 +76,8 @@ def key_digest(caller: str, method: str, path: str, key: str) -> bytes:
     owner = OWNER.fullmatch(path)
     # The lengths keep apart what would be the same text side by side.
     scope = f"{len(caller)}:{len(method)}:{len(path)}:{caller}{method}{path}{key}"
-    return (
-        digest_start(int(owner[1]) if owner else 0)
-        + (sha256(scope.encode()).digest()[:16])
-    )
+    start = digest_start(int(owner[1]) if owner else 0)
+    return start + sha256(scope.encode()).digest()[:16]
 
 
 def digest_start(customer_id: int) -> bytes:
